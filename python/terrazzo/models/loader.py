@@ -1,0 +1,81 @@
+"""Opens a model by name: the one entry to this package."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from .checkpoint import Checkpoint, validate
+from .config import ModelConfig
+from .default_model import DEFAULT_MODEL, resolve_default_model
+from .hf_folder import HfFolder
+from .hub import resolve_model
+from .tokenizer import Tokenizer
+
+__all__ = ["DEFAULT_MODEL", "OpenedModel", "open_checkpoint", "open_model"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A checkpoint that has been validated, and its tokenizer."""
+
+    path: Path
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+
+    @property
+    def config(self) -> ModelConfig:
+        """The checkpoint's configuration."""
+        return self.checkpoint.config
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """All tokens that end a text: those of the configuration and of the tokenizer."""
+        return tuple(dict.fromkeys(self.config.eos_token_ids + self.tokenizer.eos_token_ids))
+
+
+def open_model(name: str | Path = DEFAULT_MODEL) -> OpenedModel:
+    """Opens a folder, a `.gguf` file or a hub model; ModelError says what is wrong with it."""
+    path = _resolve(name)
+    if path.is_dir():
+        return _opened(path, HfFolder(path), Tokenizer.from_folder(path))
+    # The gguf package is imported only where a file needs it.
+    from .gguf_file import GgufFile
+
+    checkpoint = GgufFile(path)
+    return _opened(path, checkpoint, Tokenizer.from_gguf(checkpoint.header.metadata))
+
+
+def open_checkpoint(name: str | Path) -> Checkpoint:
+    """Opens a model's weights without a tokenizer, which the folder may then lack."""
+    path = _resolve(name)
+    checkpoint: Checkpoint
+    if path.is_dir():
+        checkpoint = HfFolder(path)
+    else:
+        from .gguf_file import GgufFile
+
+        checkpoint = GgufFile(path)
+    validate(checkpoint)
+    return checkpoint
+
+
+def _resolve(name: str | Path) -> Path:
+    if str(name) == DEFAULT_MODEL and not Path(name).is_dir():
+        return resolve_default_model()
+    return resolve_model(name)
+
+
+def _opened(path: Path, checkpoint: Checkpoint, tokenizer: Tokenizer) -> OpenedModel:
+    validate(checkpoint)
+    if tokenizer.vocab_size > checkpoint.config.vocab_size:
+        _log.warning(
+            "%s: the tokenizer has %d tokens, the model %d: prompts with the others are refused",
+            path,
+            tokenizer.vocab_size,
+            checkpoint.config.vocab_size,
+        )
+    return OpenedModel(path, checkpoint, tokenizer)
