@@ -1,0 +1,428 @@
+#include "lower/lower.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "lower/attention_plan.hpp"
+#include "lower/emitter.hpp"
+#include "terrazzo/core/check.hpp"
+
+namespace terrazzo {
+namespace {
+
+using enum CounterFamily;
+
+constexpr uint32_t kWaveBlocks = 16;  // row blocks that share a weight tile while it is in L2
+
+void fill_rows(LoweredStep& step, const StepRequest& request) {
+  step.rows.resize(request.token_ids.size());
+  step.page_ids.assign(request.page_ids.begin(), request.page_ids.end());
+  uint32_t row = 0;
+  for (size_t s = 0; s < request.seq_lens.size(); ++s) {
+    const auto table = static_cast<uint32_t>(request.page_indptr[s]);
+    const auto length = static_cast<uint32_t>(request.seq_lens[s]);
+    for (uint32_t i = 0; i < length; ++i, ++row) {
+      const uint32_t position = static_cast<uint32_t>(request.context_lens[s]) + i;
+      step.rows[row] = {.token = request.token_ids[row],
+                        .position = position,
+                        .append_page = step.page_ids[table + position / kPageTokens],
+                        .page_table_offset = table,
+                        .flags = length == 1 ? kDecodeRow : 0u,
+                        .reserved = {}};
+    }
+  }
+}
+
+void fill_logit_rows(LoweredStep& step, const StepRequest& request) {
+  const size_t count = request.logit_rows.size();
+  step.logit_rows.resize(count);
+  uint32_t slots = 0;
+  for (size_t i = 0; i < count; ++i) {
+    step.logit_rows[i] = {.row = static_cast<uint32_t>(request.logit_rows[i]),
+                          .temperature = request.temperature[i],
+                          .top_k = static_cast<uint32_t>(request.top_k[i]),
+                          .top_p = request.top_p[i],
+                          .seed = request.seed[i],
+                          .output_position = static_cast<uint32_t>(request.output_position[i]),
+                          .logits_slot = request.want_logits[i] != 0 ? slots++ : kNoLogits};
+  }
+  step.num_wanted_logits = slots;
+  for (size_t i = 0; i < count; ++i) {
+    if (request.want_logits[i] == 0 && samples_from_logits(request, i)) {
+      step.logit_rows[i].logits_slot = slots++;
+    }
+  }
+  step.num_logits_slots = slots;
+}
+
+struct BlockRange {
+  uint32_t first;
+  uint32_t count;
+};
+
+/// For each compact block the row blocks whose `embed` reads what the last step sampled there. The
+/// last layer's X of them says that every GPU has read it, so that it may be overwritten.
+std::vector<BlockRange> sampled_readers(const LoweredStep& step, uint32_t compact_blocks) {
+  std::vector<BlockRange> readers(compact_blocks);
+  for (uint32_t row = 0; row < step.rows.size(); ++row) {
+    const int32_t token = step.rows[row].token;
+    const uint32_t source =
+        token < 0 ? static_cast<uint32_t>(-(token + 1)) / kRowBlock : UINT32_MAX;
+    if (source < compact_blocks) {
+      BlockRange& range = readers[source];
+      const uint32_t block = row / kRowBlock;
+      range.first = range.count == 0 ? block : range.first;
+      range.count = block - range.first + 1;
+    }
+  }
+  return readers;
+}
+
+/// Writes the programs of all GPUs: layer by layer, phase by phase, each phase after those it
+/// needs.
+class Lowering {
+ public:
+  Lowering(LoweredStep& step, const ModelShape& shape, const LowerOptions& options,
+           const AttentionPlan& attention)
+      : step_(step),
+        shape_(shape),
+        num_sms_(options.num_sms),
+        attention_(attention),
+        counters_(step.counters),
+        row_blocks_(ceil_div(num_rows(), kRowBlock)),
+        compact_blocks_(ceil_div(num_compact_rows(), kRowBlock)),
+        emitter_(step, shape.world),
+        sampled_readers_(sampled_readers(step, compact_blocks_)) {}
+
+  void run() {
+    for (gpu_ = 0; gpu_ < shape_.world; ++gpu_) {
+      emitter_.select(gpu_, Segment::kPrologue);
+      embed();
+      emitter_.select(gpu_, Segment::kBody);
+      qkv();
+      attention();
+      merges();
+      o_proj();
+      gate_up();
+      down();
+      if (shape_.world > 1) {
+        reduce();
+      }
+      emitter_.select(gpu_, Segment::kEpilogue);
+      gather();
+      lm_head();
+      sample();
+      step_end();
+    }
+    emitter_.set_targets();
+  }
+
+ private:
+  uint32_t num_rows() const { return static_cast<uint32_t>(step_.rows.size()); }
+  uint32_t num_compact_rows() const { return static_cast<uint32_t>(step_.logit_rows.size()); }
+  uint32_t rows_of(uint32_t block) const {
+    return std::min(num_rows() - block * kRowBlock, kRowBlock);
+  }
+  uint32_t compact_rows_of(uint32_t block) const {
+    return std::min(num_compact_rows() - block * kRowBlock, kRowBlock);
+  }
+  uint32_t at_owner(uint32_t block) const { return 1u << shape_.owner(block); }
+  uint32_t owned_blocks() const {
+    return row_blocks_ > gpu_ ? ceil_div(row_blocks_ - gpu_, shape_.world) : 0;
+  }
+  int32_t counter(CounterFamily family, uint32_t index) const {
+    return counters_.at(family, index);
+  }
+  int32_t previous(CounterFamily family, uint32_t index) const {
+    return counters_.previous(counters_.at(family, index));
+  }
+
+  /// Panels of a tile: narrower than 256 columns where those would leave SMs idle.
+  uint32_t tile_panels(uint32_t panels, uint32_t blocks, uint32_t least) const {
+    uint32_t tile = kPanelsPerColTile;
+    while (tile > least && ceil_div(panels, tile) * blocks < num_sms_) {
+      tile /= 2;
+    }
+    return tile;
+  }
+  /// Tiles of 128 rows keep at least 128 columns: narrower ones would load more than they multiply.
+  uint32_t least_panels() const { return num_rows() <= kSmallRows ? 1 : 2; }
+
+  /// Calls body(block, first panel, panels): in each wave of row blocks tile by tile, so that a
+  /// weight tile is read from memory once a wave. `rotation` shifts where in a wave this GPU
+  /// starts.
+  template <class Body>
+  static void for_each_tile(uint32_t blocks, uint32_t panels, uint32_t tile, uint32_t rotation,
+                            const Body& body) {
+    for (uint32_t wave = 0; wave < blocks; wave += kWaveBlocks) {
+      const uint32_t count = std::min(kWaveBlocks, blocks - wave);
+      for (uint32_t panel = 0; panel < panels; panel += tile) {
+        for (uint32_t i = 0; i < count; ++i) {
+          body(wave + (i + rotation) % count, panel, std::min(tile, panels - panel));
+        }
+      }
+    }
+  }
+
+  Instruction& emit_gemm(Opcode opcode, uint32_t block, uint32_t rows, uint32_t panel,
+                         uint32_t panels, uint32_t k_panels) {
+    Instruction& instruction = emitter_.emit(opcode, rows <= kSmallRows ? kSmallTokens : 0);
+    instruction.args.gemm = {block, rows, panel, panels, k_panels};
+    return instruction;
+  }
+
+  void embed() {
+    for (uint32_t block = 0; block < row_blocks_; ++block) {
+      Instruction& instruction = emitter_.emit(Opcode::kEmbed);
+      instruction.args.embed = {block, rows_of(block)};
+      emitter_.signal(instruction, counter(kX, block), shape_.hidden_panels(), emitter_.own());
+    }
+  }
+
+  void qkv() {
+    const uint32_t total = shape_.qkv_panels();
+    const uint32_t group = shape_.group_panels();
+    const uint32_t tile = tile_panels(total, row_blocks_, least_panels());
+    for_each_tile(
+        row_blocks_, total, tile, 0, [&](uint32_t block, uint32_t panel, uint32_t panels) {
+          Instruction& instruction = emit_gemm(Opcode::kQkvRopeAppend, block, rows_of(block), panel,
+                                               panels, shape_.hidden_panels());
+          emitter_.wait(instruction, previous(kX, block));
+          const uint32_t end = panel + panels;
+          for (uint32_t begin = panel; begin < end;) {
+            const uint32_t stop = std::min((begin / group + 1) * group, end);
+            emitter_.signal(instruction, counters_.kv(begin / group, block), stop - begin,
+                            emitter_.own());
+            begin = stop;
+          }
+        });
+  }
+
+  /// Longest first. Runs of equal units start at another row block on each GPU, so that they do not
+  /// all send to one owner.
+  void attention() {
+    const auto& units = attention_.units;
+    for (size_t begin = 0; begin < units.size();) {
+      size_t end = begin + 1;
+      while (end < units.size() && units[end].pages == units[begin].pages) {
+        ++end;
+      }
+      const uint32_t start_row = (units[begin].row / kRowBlock + gpu_) * kRowBlock;
+      size_t start = begin;
+      while (start < end && units[start].row < start_row) {
+        ++start;
+      }
+      for (size_t i = start; i < end; ++i) {
+        attend(units[i]);
+      }
+      for (size_t i = begin; i < start; ++i) {
+        attend(units[i]);
+      }
+      begin = end;
+    }
+  }
+
+  void attend(const AttentionUnit& unit) {
+    const uint32_t block = unit.row / kRowBlock;
+    if (unit.prefill) {
+      for (uint32_t head = 0; head < shape_.local_heads(); ++head) {
+        const uint32_t kv_head = head / shape_.group();
+        const RowInfo& first = step_.rows[unit.row];
+        Instruction& instruction = emitter_.emit(Opcode::kAttendPrefill);
+        instruction.args.attend_prefill = {
+            block,          unit.row % kRowBlock,   unit.rows, kv_head, head,
+            first.position, first.page_table_offset};
+        emitter_.wait(instruction, counters_.kv(kv_head, unit.first_block),
+                      block - unit.first_block + 1);
+        emitter_.signal(instruction, counter(kAttn, block), 1, at_owner(block));
+      }
+      return;
+    }
+    for (uint32_t kv_head = 0; kv_head < shape_.local_kv_heads(); ++kv_head) {
+      const bool whole = unit.split_row == kNotSplit;
+      Instruction& instruction = emitter_.emit(Opcode::kAttendDecode, whole ? 0 : kPartial);
+      instruction.args.attend_decode = {unit.row,         unit.rows,       kv_head,
+                                        unit.split_begin, unit.num_splits, 0};
+      emitter_.wait(instruction, counters_.kv(kv_head, block));
+      int32_t done = counter(kAttn, block);
+      if (!whole) {
+        const SplitRow& split = attention_.split_rows[unit.split_row];
+        const uint32_t head = gpu_ * shape_.local_kv_heads() + kv_head;
+        instruction.args.attend_decode.partial_slot =
+            split.first_slot + head * split.num_splits + unit.split_begin;
+        done = counter(kMerge, split.first_merge + head);
+      }
+      emitter_.signal(instruction, done, 1, at_owner(block));
+    }
+  }
+
+  void merges() {
+    for (const SplitRow& split : attention_.split_rows) {
+      const uint32_t block = split.row / kRowBlock;
+      if (shape_.owner(block) != gpu_) {
+        continue;
+      }
+      for (uint32_t head = 0; head < shape_.num_kv_heads; ++head) {
+        Instruction& instruction = emitter_.emit(Opcode::kAttendMerge);
+        instruction.args.attend_merge = {split.row, head, split.num_splits,
+                                         split.first_slot + head * split.num_splits};
+        emitter_.wait(instruction, counter(kMerge, split.first_merge + head));
+        emitter_.signal(instruction, counter(kAttn, block), 1, emitter_.own());
+      }
+    }
+  }
+
+  void o_proj() {
+    const uint32_t total = shape_.hidden_panels();
+    const uint32_t tile = tile_panels(total, owned_blocks(), least_panels());
+    for_each_tile(
+        owned_blocks(), total, tile, 0, [&](uint32_t own, uint32_t panel, uint32_t panels) {
+          const uint32_t block = own * shape_.world + gpu_;
+          Instruction& instruction = emit_gemm(Opcode::kOProjResidual, block, rows_of(block), panel,
+                                               panels, shape_.attention_panels());
+          emitter_.wait(instruction, counter(kAttn, block));
+          emitter_.wait(instruction, previous(kX, block));
+          emitter_.signal(instruction, counter(kX1, block), panels, emitter_.all());
+        });
+  }
+
+  void gate_up() {
+    const uint32_t total = shape_.gate_up_panels();
+    const uint32_t tile = tile_panels(total, row_blocks_, 2);
+    for_each_tile(row_blocks_, total, tile, 0,
+                  [&](uint32_t block, uint32_t panel, uint32_t panels) {
+                    Instruction& instruction = emit_gemm(Opcode::kGateUpSilu, block, rows_of(block),
+                                                         panel, panels, shape_.hidden_panels());
+                    emitter_.wait(instruction, counter(kX1, block));
+                    emitter_.signal(instruction, counter(kAct, block), panels, emitter_.own());
+                  });
+  }
+
+  void down() {
+    const bool alone = shape_.world == 1;
+    const uint32_t total = shape_.hidden_panels();
+    const uint32_t tile = tile_panels(total, row_blocks_, least_panels());
+    const auto body = [&](uint32_t block, uint32_t panel, uint32_t panels) {
+      Instruction& instruction =
+          emit_gemm(alone ? Opcode::kDownResidual : Opcode::kDownPartial, block, rows_of(block),
+                    panel, panels, shape_.act_panels());
+      emitter_.wait(instruction, counter(kAct, block));
+      if (alone) {
+        emitter_.wait(instruction, counter(kX1, block));
+      }
+      emitter_.signal(instruction, counter(alone ? kX : kPart, block), panels, at_owner(block));
+    };
+    for_each_tile(row_blocks_, total, tile, gpu_, body);
+  }
+
+  void reduce() {
+    const uint32_t total = shape_.hidden_panels();
+    for_each_tile(owned_blocks(), total, kPanelsPerColTile, 0,
+                  [&](uint32_t own, uint32_t panel, uint32_t panels) {
+                    const uint32_t block = own * shape_.world + gpu_;
+                    Instruction& instruction = emitter_.emit(Opcode::kReduceResidual);
+                    instruction.args.reduce = {block, rows_of(block), panel, panels};
+                    emitter_.wait(instruction, counter(kPart, block));
+                    emitter_.wait(instruction, counter(kX1, block));
+                    emitter_.signal(instruction, counter(kX, block), panels, emitter_.all());
+                  });
+  }
+
+  void gather() {
+    for (uint32_t block = 0; block < compact_blocks_; ++block) {
+      const uint32_t rows = compact_rows_of(block);
+      const LogitInfo* logit_rows = &step_.logit_rows[block * kRowBlock];
+      const uint32_t first = logit_rows[0].row / kRowBlock;
+      const uint32_t last = logit_rows[rows - 1].row / kRowBlock;
+      Instruction& instruction = emitter_.emit(Opcode::kGatherNorm);
+      instruction.args.gather = {block, rows};
+      emitter_.wait(instruction, previous(kX, first), last - first + 1);
+      emitter_.signal(instruction, counter(kXg, block), 1, emitter_.own());
+    }
+  }
+
+  void lm_head() {
+    for_each_tile(compact_blocks_, shape_.vocab_panels(), kPanelsPerColTile, gpu_,
+                  [&](uint32_t block, uint32_t panel, uint32_t panels) {
+                    Instruction& instruction =
+                        emit_gemm(Opcode::kLmHead, block, compact_rows_of(block), panel, panels,
+                                  shape_.hidden_panels());
+                    emitter_.wait(instruction, counter(kXg, block));
+                    emitter_.signal(instruction, counter(kCand, block), panels, at_owner(block));
+                  });
+  }
+
+  void sample() {
+    for (uint32_t block = gpu_; block < compact_blocks_; block += shape_.world) {
+      const uint32_t end = block * kRowBlock + compact_rows_of(block);
+      const BlockRange& readers = sampled_readers_[block];
+      // One instruction a half; together they add the same to every block's counter.
+      const uint32_t increment = compact_rows_of(block) > kHalfRows ? 1 : 2;
+      for (uint32_t row = block * kRowBlock; row < end; row += kHalfRows) {
+        Instruction& instruction = emitter_.emit(Opcode::kSample);
+        instruction.args.sample = {row, std::min(kHalfRows, end - row)};
+        emitter_.wait(instruction, counter(kCand, block));
+        if (readers.count > 0) {
+          emitter_.wait(instruction, previous(kX, readers.first), readers.count);
+        }
+        emitter_.signal(instruction, counter(kSampled, block), increment, emitter_.all());
+      }
+    }
+  }
+
+  void step_end() {
+    Instruction& instruction = emitter_.emit(Opcode::kStepEnd);
+    emitter_.wait(instruction, previous(kX, 0), row_blocks_);
+    if (compact_blocks_ > 0) {
+      emitter_.wait(instruction, counter(kSampled, 0), compact_blocks_);
+    }
+  }
+
+  LoweredStep& step_;
+  const ModelShape& shape_;
+  uint32_t num_sms_;
+  const AttentionPlan& attention_;
+  const CounterMap& counters_;
+  uint32_t row_blocks_;
+  uint32_t compact_blocks_;
+  Emitter emitter_;
+  uint32_t gpu_ = 0;
+  std::vector<BlockRange> sampled_readers_;  // [compact block]
+};
+
+}  // namespace
+
+uint32_t max_counters_per_block(const ModelShape& shape, const StepLimits& limits) {
+  // Every merge combines at least two partial results.
+  return CounterMap(limits.row_blocks(), shape.local_kv_heads(), limits.compact_blocks(),
+                    limits.max_partials / 2)
+      .size();
+}
+
+HeapLayout heap_layout(const ModelShape& shape, const StepLimits& limits) {
+  return make_heap_layout(
+      shape, limits, BankLayout::size(max_counters_per_block(shape, limits), shape.num_layers));
+}
+
+void lower_into(LoweredStep& step, const StepRequest& request, const ModelShape& shape,
+                const StepLimits& limits, const LowerOptions& options) {
+  validate(shape);
+  validate(request, shape, limits);
+  fill_rows(step, request);
+  fill_logit_rows(step, request);
+  const AttentionPlan attention = plan_attention(request, shape, limits, options.num_sms);
+  step.num_layers = shape.num_layers;
+  step.counters = CounterMap(
+      ceil_div(static_cast<uint32_t>(step.rows.size()), kRowBlock), shape.local_kv_heads(),
+      ceil_div(static_cast<uint32_t>(step.logit_rows.size()), kRowBlock), attention.num_merges);
+  Lowering(step, shape, options, attention).run();
+}
+
+LoweredStep lower(const StepRequest& request, const ModelShape& shape, const StepLimits& limits,
+                  const LowerOptions& options) {
+  LoweredStep step;
+  lower_into(step, request, shape, limits, options);
+  return step;
+}
+
+}  // namespace terrazzo
