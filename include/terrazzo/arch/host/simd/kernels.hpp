@@ -1,0 +1,42 @@
+// The table of compute kernels, one per SIMD level, and the types in their signatures.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace terrazzo::host {
+
+/// Running state of an online softmax: out is not yet divided by sum.
+struct AttentionState {
+  float* out;  // [rows, head_dim] fp32, row-major
+  float* max;  // [rows] largest score so far times scale_log2; -inf: no token yet
+  float* sum;  // [rows] sum of exp2(score * scale_log2 - max)
+};
+
+/// Largest value of a row, its first index, and the sum of exp(value - max).
+struct MaxSumExp {
+  float max;
+  uint32_t index;
+  float sum;
+};
+
+/// What simd.hpp documents, compiled for one SIMD level.
+struct Kernels {
+  void (*gemm_panel)(float*, uint32_t, const std::byte*, const std::byte*, uint32_t, uint32_t);
+  void (*attention_page)(AttentionState, const std::byte*, uint32_t, const std::byte*,
+                         const std::byte*, uint32_t, uint32_t, const uint32_t*, float);
+  void (*attention_fold)(AttentionState, AttentionState, uint32_t, uint32_t);
+  void (*exp2_row)(float*, const float*, uint32_t);
+  void (*log_row)(float*, const float*, uint32_t);
+  void (*silu_mul)(float*, const float*, const float*, uint32_t);
+  void (*round_store_row)(std::byte*, uint32_t, const float*, uint32_t);
+  void (*load_row)(float*, const std::byte*, uint32_t, uint32_t);
+  void (*add_row)(float*, const std::byte*, uint32_t, uint32_t);
+  void (*scale_row)(float*, float, uint32_t);
+  float (*sum_squares_row)(const std::byte*, uint32_t);
+  void (*gumbel_row)(float*, uint64_t, uint32_t, uint32_t, uint32_t);
+  void (*perturb_row)(float*, const float*, float, uint64_t, uint32_t, uint32_t, uint32_t);
+  MaxSumExp (*max_and_sum_exp_row)(const float*, uint32_t);
+};
+
+}  // namespace terrazzo::host
