@@ -72,23 +72,23 @@ void check_throws(Body&& body, std::string_view part, const char* text, const ch
 
 }  // namespace terrazzo::testing
 
-#define TERRAZZO_TEST(NAME)                                                            \
-  static void NAME();                                                                  \
-  [[maybe_unused]] static const bool NAME##_registered =                               \
-      ::terrazzo::testing::register_test(#NAME, NAME);                                 \
+#define TERRAZZO_TEST(NAME)                              \
+  static void NAME();                                    \
+  [[maybe_unused]] static const bool NAME##_registered = \
+      ::terrazzo::testing::register_test(#NAME, NAME);   \
   static void NAME()
 
-#define CHECK(...)                                                                     \
-  ((__VA_ARGS__) ? void(0)                                                             \
-                 : ::terrazzo::testing::report_failure(__FILE__, __LINE__,             \
+#define CHECK(...)                                                         \
+  ((__VA_ARGS__) ? void(0)                                                 \
+                 : ::terrazzo::testing::report_failure(__FILE__, __LINE__, \
                                                        "CHECK(" #__VA_ARGS__ ") failed"))
 
-#define CHECK_EQ(SEEN, EXPECTED)                                                       \
+#define CHECK_EQ(SEEN, EXPECTED) \
   ::terrazzo::testing::check_equal((SEEN), (EXPECTED), #SEEN, __FILE__, __LINE__)
 
-#define CHECK_NEAR(SEEN, EXPECTED, TOLERANCE)                                          \
+#define CHECK_NEAR(SEEN, EXPECTED, TOLERANCE) \
   ::terrazzo::testing::check_near((SEEN), (EXPECTED), (TOLERANCE), #SEEN, __FILE__, __LINE__)
 
-#define CHECK_THROWS(EXPRESSION, PART)                                                 \
-  ::terrazzo::testing::check_throws([&] { static_cast<void>(EXPRESSION); }, (PART),    \
-                                    #EXPRESSION, __FILE__, __LINE__)
+#define CHECK_THROWS(EXPRESSION, PART)                                                           \
+  ::terrazzo::testing::check_throws([&] { static_cast<void>(EXPRESSION); }, (PART), #EXPRESSION, \
+                                    __FILE__, __LINE__)

@@ -1,0 +1,52 @@
+"""Sorts tests by the hardware they need, and fixes how Hypothesis draws."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from terrazzo.env import REQUIRE_GPU
+
+# Timings on a shared machine say nothing, so no deadline. In CI the draws are fixed: a failure
+# there belongs to the change that caused it.
+settings.register_profile(
+    "default", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def _num_gpus() -> int:
+    """GPUs that the driver shows; 0 where there is no driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def _require(condition: bool, missing: str, *, is_gpu: bool = False) -> None:
+    if condition:
+        return
+    if is_gpu and REQUIRE_GPU.read():
+        pytest.fail(f"{missing}, and {REQUIRE_GPU.name}=1", pytrace=False)
+    pytest.skip(missing)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, with the reason, what this machine has no hardware or compiler for."""
+    if item.get_closest_marker("t1_nvcc"):
+        found = os.environ.get("CUDACXX") or shutil.which("nvcc")
+        _require(bool(found), "needs nvcc: none on PATH and CUDACXX is not set")
+    if item.get_closest_marker("t2_gpu"):
+        _require(_num_gpus() >= 1, "needs a GPU: the driver shows none", is_gpu=True)
+    if item.get_closest_marker("t3_multigpu"):
+        seen = _num_gpus()
+        _require(seen >= 2, f"needs several GPUs: the driver shows {seen}", is_gpu=True)
