@@ -40,12 +40,13 @@ class RopeScaling:
 
     def apply(self, inv_freq: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Scaled frequencies, in float32 and in the order of operations of the reference."""
-        wavelength = np.float32(2 * math.pi) / inv_freq
+        wavelength = np.reciprocal(inv_freq) * np.float32(2 * math.pi)
         longest_kept = self.original_max_position / self.high_freq_factor
         shortest_stretched = self.original_max_position / self.low_freq_factor
         stretched = inv_freq / np.float32(self.factor)
         blend = (
-            np.float32(self.original_max_position) / wavelength - np.float32(self.low_freq_factor)
+            np.reciprocal(wavelength) * np.float32(self.original_max_position)
+            - np.float32(self.low_freq_factor)
         ) / np.float32(self.high_freq_factor - self.low_freq_factor)
         blended = (np.float32(1) - blend) * inv_freq / np.float32(self.factor) + blend * inv_freq
         scaled = np.where(wavelength > shortest_stretched, stretched, inv_freq)

