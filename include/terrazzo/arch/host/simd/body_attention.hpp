@@ -1,12 +1,6 @@
 // Online-softmax attention over one page of 64 tokens.
 #if defined(TERRAZZO_SIMD_BODIES)
 
-inline constexpr uint32_t kMaxHeadDim = 2 * kPanelCols;
-
-struct AttentionScratch {
-  alignas(64) float scores[kHalfRows * kPageTokens];  // then the bf16-rounded probabilities
-};
-
 /// Scores of one row -> probabilities (rounded to bf16), new max and sum; returns the factor for what
 /// is already in `out`. Tokens from `limit` on count as absent.
 [[gnu::always_inline]] inline float softmax_row(float* scores, uint32_t limit, float scale,
@@ -40,7 +34,7 @@ struct AttentionScratch {
 inline void attention_page(AttentionState state, const std::byte* q, uint32_t q_panel_stride,
                            const std::byte* k, const std::byte* v, uint32_t rows,
                            uint32_t head_panels, const uint32_t* limits, float scale_log2) {
-  AttentionScratch scratch;
+  KernelScratch& scratch = kernel_scratch();
   const uint32_t head_dim = head_panels * kPanelCols;
   for (uint32_t i = 0; i < rows * kPageTokens; ++i) {
     scratch.scores[i] = 0.0f;

@@ -29,7 +29,7 @@ inline void scale_row(float* dst, float factor, uint32_t n) {
 inline void round_store_row(std::byte* tile, uint32_t row, const float* src, uint32_t cols) {
   uint32_t col = 0;
   for (; col + kLanes <= cols; col += kLanes) {
-    const vh bits = __builtin_convertvector(round_bits(load(src + col)), vh);
+    const vh bits = narrow(round_bits(load(src + col)));
     const auto* bytes = reinterpret_cast<const std::byte*>(&bits);
     constexpr uint32_t kPiece = kLanes < kChunkElems ? kLanes : kChunkElems;  // within a chunk
     for (uint32_t piece = 0; piece < kLanes; piece += kPiece) {

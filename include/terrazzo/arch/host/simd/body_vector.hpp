@@ -88,7 +88,26 @@ template <class V>
 
 /// kLanes consecutive bf16 as fp32.
 [[gnu::always_inline]] inline vf widen(vh x) {
+#if TERRAZZO_SIMD_LANES == 16
+  // The masked forms (here and below) are the ones that GCC does not warn about; no mask remains.
+  return as_f(reinterpret_cast<vu>(
+                  _mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(x)))
+              << 16);
+#elif TERRAZZO_SIMD_LANES == 8
+  return as_f(reinterpret_cast<vu>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(x))) << 16);
+#else
   return as_f(__builtin_convertvector(x, vu) << 16);
+#endif
+}
+
+/// The low halves of x.
+[[gnu::always_inline]] inline vh narrow(vu x) {
+#if TERRAZZO_SIMD_LANES == 16
+  return reinterpret_cast<vh>(
+      _mm512_maskz_cvtepi32_epi16(0xffff, reinterpret_cast<__m512i>(x)));
+#else
+  return __builtin_convertvector(x, vh);
+#endif
 }
 
 /// bf16 bits of x in the low halves: round to nearest even, a NaN stays a quiet NaN.
@@ -104,14 +123,72 @@ template <class V>
 
 /// Columns [col, col + kLanes) of row `row` of a swizzled tile; col is a multiple of kLanes.
 [[gnu::always_inline]] inline vf load_tile(const std::byte* tile, uint32_t row, uint32_t col) {
-  vh x;
-  constexpr uint32_t kPiece = kLanes < kChunkElems ? kLanes : kChunkElems;  // within a chunk
-  for (uint32_t piece = 0; piece < kLanes; piece += kPiece) {
-    __builtin_memcpy(reinterpret_cast<std::byte*>(&x) + piece * sizeof(bf16),
-                     tile + element_offset(row, col + piece), kPiece * sizeof(bf16));
-  }
-  return widen(x);
+#if TERRAZZO_SIMD_LANES == 16
+  const auto low = load_as<__m128i>(tile + element_offset(row, col));
+  const auto high = load_as<__m128i>(tile + element_offset(row, col + kChunkElems));
+  return widen(reinterpret_cast<vh>(
+      _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1)));
+#else
+  return widen(load_as<vh>(tile + element_offset(row, col)));
+#endif
 }
+
+/// Chunk `chunk` of row `row`, or of row `last` if that is less.
+[[gnu::always_inline]] inline const std::byte* at_row(const std::byte* b, uint32_t chunk,
+                                                      uint32_t last, uint32_t row) {
+  return b + chunk_offset(row < last ? row : last, chunk);
+}
+
+/// Chunk `chunk` of the rows first, first + 4, first + 8, ... (a row each 128 bits).
+[[gnu::always_inline]] inline vu load_chunks(const std::byte* b, uint32_t first, uint32_t chunk,
+                                             uint32_t last) {
+#if TERRAZZO_SIMD_LANES == 16
+  __m512i x = _mm512_castsi128_si512(load_as<__m128i>(at_row(b, chunk, last, first)));
+  x = _mm512_maskz_inserti32x4(0xffff, x, load_as<__m128i>(at_row(b, chunk, last, first + 4)), 1);
+  x = _mm512_maskz_inserti32x4(0xffff, x, load_as<__m128i>(at_row(b, chunk, last, first + 8)), 2);
+  x = _mm512_maskz_inserti32x4(0xffff, x, load_as<__m128i>(at_row(b, chunk, last, first + 12)), 3);
+  return reinterpret_cast<vu>(x);
+#elif TERRAZZO_SIMD_LANES == 8
+  const __m256i x = _mm256_castsi128_si256(load_as<__m128i>(at_row(b, chunk, last, first)));
+  return reinterpret_cast<vu>(_mm256_inserti128_si256(x, load_as<__m128i>(at_row(b, chunk, last, first + 4)), 1));
+#else
+  return load_as<vu>(at_row(b, chunk, last, first));
+#endif
+}
+
+#if TERRAZZO_SIMD_LANES == 16
+#define TERRAZZO_SIMD_PAIR_LOW 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define TERRAZZO_SIMD_PAIR_HIGH 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#define TERRAZZO_SIMD_QUAD_LOW 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define TERRAZZO_SIMD_QUAD_HIGH 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#elif TERRAZZO_SIMD_LANES == 8
+#define TERRAZZO_SIMD_PAIR_LOW 0, 8, 1, 9, 4, 12, 5, 13
+#define TERRAZZO_SIMD_PAIR_HIGH 2, 10, 3, 11, 6, 14, 7, 15
+#define TERRAZZO_SIMD_QUAD_LOW 0, 1, 8, 9, 4, 5, 12, 13
+#define TERRAZZO_SIMD_QUAD_HIGH 2, 3, 10, 11, 6, 7, 14, 15
+#else
+#define TERRAZZO_SIMD_PAIR_LOW 0, 4, 1, 5
+#define TERRAZZO_SIMD_PAIR_HIGH 2, 6, 3, 7
+#define TERRAZZO_SIMD_QUAD_LOW 0, 1, 4, 5
+#define TERRAZZO_SIMD_QUAD_HIGH 2, 3, 6, 7
+#endif
+
+/// Transposes 4 x 4 words within each 128 bits: x[i] word j becomes x[j] word i.
+[[gnu::always_inline]] inline void transpose_words(vu (&x)[4]) {
+  const vu low01 = __builtin_shufflevector(x[0], x[1], TERRAZZO_SIMD_PAIR_LOW);
+  const vu high01 = __builtin_shufflevector(x[0], x[1], TERRAZZO_SIMD_PAIR_HIGH);
+  const vu low23 = __builtin_shufflevector(x[2], x[3], TERRAZZO_SIMD_PAIR_LOW);
+  const vu high23 = __builtin_shufflevector(x[2], x[3], TERRAZZO_SIMD_PAIR_HIGH);
+  x[0] = __builtin_shufflevector(low01, low23, TERRAZZO_SIMD_QUAD_LOW);
+  x[1] = __builtin_shufflevector(low01, low23, TERRAZZO_SIMD_QUAD_HIGH);
+  x[2] = __builtin_shufflevector(high01, high23, TERRAZZO_SIMD_QUAD_LOW);
+  x[3] = __builtin_shufflevector(high01, high23, TERRAZZO_SIMD_QUAD_HIGH);
+}
+
+#undef TERRAZZO_SIMD_PAIR_LOW
+#undef TERRAZZO_SIMD_PAIR_HIGH
+#undef TERRAZZO_SIMD_QUAD_LOW
+#undef TERRAZZO_SIMD_QUAD_HIGH
 
 /// Sums and maxima of a block in one fixed tree: lanes 8 apart, then 4, 2 and 1.
 template <class Combine>

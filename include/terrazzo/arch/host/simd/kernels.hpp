@@ -4,7 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terrazzo/core/geometry.hpp"
+
 namespace terrazzo::host {
+
+inline constexpr uint32_t kPackedCols = 32;  // two of the widest vectors
 
 /// Running state of an online softmax: out is not yet divided by sum.
 struct AttentionState {
@@ -19,6 +23,20 @@ struct MaxSumExp {
   uint32_t index;
   float sum;
 };
+
+/// Working memory of a running kernel. One a thread and not on the stack, because fibers have small
+/// stacks; nothing in it outlives a call.
+struct KernelScratch {
+  alignas(64) float a[kHalfRows * kPanelCols];               // rows of A or Q as fp32
+  alignas(64) float b[kPanelCols * kPackedCols];             // [k][columns] of B as fp32
+  alignas(64) float scores[kHalfRows * kPageTokens];         // S, then P rounded to bf16
+  alignas(64) float values[kPageTokens * 2 * kPanelCols];    // [token][head_dim] of V as fp32
+};
+
+inline KernelScratch& kernel_scratch() {
+  thread_local KernelScratch scratch;
+  return scratch;
+}
 
 /// What simd.hpp documents, compiled for one SIMD level.
 struct Kernels {
