@@ -13,6 +13,7 @@
 #include "terrazzo/arch/host/simd/kernels.hpp"
 #include "terrazzo/arch/host/simd/level.hpp"
 #include "terrazzo/core/geometry.hpp"
+#include "terrazzo/core/math.hpp"
 #include "terrazzo/core/noise.hpp"
 
 #if TERRAZZO_SIMD_X86

@@ -1,0 +1,228 @@
+// The checked machine's view of memory: who wrote and read what when, and copies that land late.
+//
+// Every role is an agent with a vector clock. A release publishes the clock, an acquire joins it; an access
+// that is not ordered after the last conflicting one by these clocks is an error, whatever the interleaving.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <sstream>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "terrazzo/core/check.hpp"
+#include "terrazzo/core/heap.hpp"
+#include "terrazzo/core/math.hpp"
+#include "terrazzo/arch/host/barrier.hpp"
+
+namespace terrazzo::host {
+
+using Clock = std::vector<uint32_t>;
+
+inline void join(Clock& into, const Clock& from) {
+  if (into.size() < from.size()) {
+    into.resize(from.size(), 0);
+  }
+  for (size_t i = 0; i < from.size(); ++i) {
+    into[i] = std::max(into[i], from[i]);
+  }
+}
+
+/// When copies land: at random, only when nothing else can go on, or at once.
+enum class Lateness : uint8_t { kRandom, kLate, kEager };
+
+/// Protocol steps that a test can leave out, to see that the machine notices.
+struct PlantedFaults {
+  bool no_proxy_fence = false;   // consumers publish a stage without the proxy fence
+  bool no_acquire = false;       // counters are polled without acquire
+  bool no_full_wait = false;     // consumers use a slot before its full barrier
+  bool no_store_wait = false;    // storers signal before their stores are complete
+  bool double_arrival = false;   // consumers arrive twice on an empty barrier
+};
+
+struct CheckOptions {
+  uint64_t seed = 0;
+  Lateness lateness = Lateness::kRandom;
+  PlantedFaults faults;
+};
+
+inline constexpr uint32_t kShadowBytes = 16;  // heap bytes of one shadow cell
+inline constexpr uint32_t kWordBytes = 4;     // bytes of one valid bit
+inline constexpr uint16_t kNoAgent = 0xffff;
+
+struct ShadowCell {
+  uint32_t launch = 0;  // that wrote or read it last; older epochs mean nothing
+  uint32_t write_epoch = 0;
+  uint32_t read_epoch = 0;
+  uint16_t writer = kNoAgent;
+  uint16_t reader = kNoAgent;
+  uint8_t valid = 0;  // a bit for each 4-byte word
+};
+
+/// The shadow of one GPU's heap. Buffers that live from step to step stay valid; all others start each
+/// launch as poison.
+class HeapShadow {
+ public:
+  HeapShadow(const std::byte* base, const HeapLayout& layout)
+      : base_(base), layout_(layout), cells_(ceil_div<uint64_t>(layout.total_bytes, kShadowBytes)) {
+    mark_valid(layout.at(Buffer::kZeros), layout.size(Buffer::kZeros));
+  }
+
+  bool contains(const std::byte* pointer) const {
+    return pointer >= base_ && pointer < base_ + layout_.total_bytes;
+  }
+  uint64_t offset_of(const std::byte* pointer) const { return static_cast<uint64_t>(pointer - base_); }
+  ShadowCell& cell(uint64_t offset) { return cells_[offset / kShadowBytes]; }
+
+  void mark_valid(uint64_t offset, uint64_t bytes) {
+    for (uint64_t at = offset; at < offset + bytes; at += kWordBytes) {
+      cell(at).valid |= word_bit(at);
+    }
+  }
+
+  static uint8_t word_bit(uint64_t offset) {
+    return static_cast<uint8_t>(1u << (offset % kShadowBytes / kWordBytes));
+  }
+
+  bool persistent(uint64_t offset) const {
+    for (const Buffer buffer : {Buffer::kKvPool, Buffer::kSampled, Buffer::kZeros}) {
+      if (offset >= layout_.at(buffer) && offset < layout_.at(buffer) + layout_.size(buffer)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  std::string describe(uint64_t offset) const {
+    for (uint32_t i = 0; i < kNumBuffers; ++i) {
+      if (offset >= layout_.offset[i] && offset < layout_.offset[i] + layout_.bytes[i]) {
+        return std::string(kBufferNames[i]) + " + " + std::to_string(offset - layout_.offset[i]);
+      }
+    }
+    return "heap + " + std::to_string(offset);
+  }
+
+ private:
+  const std::byte* base_;
+  HeapLayout layout_;
+  std::vector<ShadowCell> cells_;
+};
+
+/// Called for every heap access of an instruction: (agent, gpu, heap offset, bytes, is write).
+using AccessObserver = std::function<void(uint32_t, uint32_t, uint64_t, uint64_t, bool)>;
+
+/// Memory checks of one launch.
+class Checker {
+ public:
+  Checker(std::vector<HeapShadow>& shadows, const CheckOptions& options, uint32_t launch,
+          uint32_t num_agents)
+      : options(options), random(options.seed), shadows_(shadows), launch_(launch),
+        num_agents_(num_agents) {}
+
+  const CheckOptions options;
+  std::mt19937_64 random;
+  AccessObserver observer;
+  std::function<std::string(uint32_t)> agent_name;
+
+  uint32_t num_agents() const { return num_agents_; }
+
+  /// A copy out of the heap by `agent` at `epoch`, whose clock at issue was `clock`; sets a valid bit a
+  /// word in `valid` (or all, for memory outside the heaps: constants).
+  void read(uint32_t agent, const Clock& clock, const std::byte* source, uint32_t bytes,
+            std::vector<bool>& valid, uint32_t valid_from) {
+    HeapShadow* const shadow = find(source);
+    if (shadow == nullptr) {
+      std::fill_n(valid.begin() + valid_from, bytes / kWordBytes, true);
+      return;
+    }
+    const uint64_t begin = shadow->offset_of(source);
+    observe(agent, *shadow, begin, bytes, false);
+    for (uint64_t at = begin; at < begin + bytes; at += kWordBytes) {
+      ShadowCell& cell = shadow->cell(at);
+      const bool current = cell.launch == launch_;
+      if (current && cell.writer != kNoAgent && cell.writer != agent) {
+        check(clock[cell.writer] >= cell.write_epoch, "race", agent_name(agent), " reads ",
+              place(*shadow, at), ", not ordered after the write by ", agent_name(cell.writer));
+      }
+      touch(cell, shadow->persistent(at));
+      valid[valid_from + (at - begin) / kWordBytes] = (cell.valid & HeapShadow::word_bit(at)) != 0;
+      cell.reader = static_cast<uint16_t>(agent);
+      cell.read_epoch = clock[agent];
+    }
+  }
+
+  void write(uint32_t agent, const Clock& clock, const std::byte* target, uint32_t bytes) {
+    HeapShadow* const shadow = find(target);
+    check(shadow != nullptr, "race", agent_name(agent), " writes outside the heaps");
+    const uint64_t begin = shadow->offset_of(target);
+    observe(agent, *shadow, begin, bytes, true);
+    for (uint64_t at = begin; at < begin + bytes; at += kWordBytes) {
+      ShadowCell& cell = shadow->cell(at);
+      if (cell.launch == launch_) {
+        if (cell.writer != kNoAgent && cell.writer != agent) {
+          check(clock[cell.writer] >= cell.write_epoch, "race", agent_name(agent), " writes ",
+                place(*shadow, at), ", not ordered after the write by ", agent_name(cell.writer));
+        }
+        if (cell.reader != kNoAgent && cell.reader != agent) {
+          check(clock[cell.reader] >= cell.read_epoch, "race", agent_name(agent), " writes ",
+                place(*shadow, at), ", not ordered after the read by ", agent_name(cell.reader));
+        }
+      }
+      touch(cell, shadow->persistent(at));
+      cell.writer = static_cast<uint16_t>(agent);
+      cell.write_epoch = clock[agent];
+      cell.valid |= HeapShadow::word_bit(at);
+    }
+  }
+
+  /// Clock of a counter; releases join into it, acquires read it.
+  Clock& counter_clock(const uint32_t* counter) {
+    HeapShadow* const shadow = find(reinterpret_cast<const std::byte*>(counter));
+    check(shadow != nullptr, "race", "a counter lies outside the heaps");
+    const auto gpu = static_cast<size_t>(shadow - shadows_.data());
+    if (counter_clocks_.size() <= gpu) {
+      counter_clocks_.resize(shadows_.size());
+    }
+    auto& clocks = counter_clocks_[gpu];
+    const uint64_t index = shadow->offset_of(reinterpret_cast<const std::byte*>(counter)) / 4;
+    return clocks.try_emplace(index, num_agents_, 0).first->second;
+  }
+
+ private:
+  HeapShadow* find(const std::byte* pointer) {
+    for (HeapShadow& shadow : shadows_) {
+      if (shadow.contains(pointer)) {
+        return &shadow;
+      }
+    }
+    return nullptr;
+  }
+
+  void touch(ShadowCell& cell, bool persistent) {
+    if (cell.launch != launch_) {
+      cell = {launch_, 0, 0, kNoAgent, kNoAgent, persistent ? cell.valid : uint8_t{0}};
+    }
+  }
+
+  std::string place(const HeapShadow& shadow, uint64_t offset) const {
+    return "gpu " + std::to_string(&shadow - shadows_.data()) + " " + shadow.describe(offset);
+  }
+
+  void observe(uint32_t agent, const HeapShadow& shadow, uint64_t offset, uint64_t bytes, bool write) {
+    if (observer) {
+      observer(agent, static_cast<uint32_t>(&shadow - shadows_.data()), offset, bytes, write);
+    }
+  }
+
+  std::vector<HeapShadow>& shadows_;
+  uint32_t launch_;
+  uint32_t num_agents_;
+  std::vector<std::unordered_map<uint64_t, Clock>> counter_clocks_;  // by GPU, then counter
+};
+
+}  // namespace terrazzo::host

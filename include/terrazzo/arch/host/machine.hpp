@@ -1,0 +1,78 @@
+// The host machine as `instructions/` and `vm/` see it: the types and operations of one virtual SM.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "terrazzo/arch/host/role.hpp"
+#include "terrazzo/arch/host/slot.hpp"
+
+namespace terrazzo::host {
+
+struct Machine {
+  using Role = host::Role;
+  using Slot = host::Slot;
+  using Stage = host::Stage;
+
+  static constexpr uint32_t kInstructionRing = host::kInstructionRing;
+  static constexpr int kPoisonByte = 0xff;  // as bf16 and fp32: NaN
+
+  static Slot slot(Role& role, uint32_t index) {
+    return {role.shared().slots[index], index, &role};
+  }
+
+  /// The slot is empty and about to be filled: what it held is gone.
+  static void begin_fill(Role& role, uint32_t index) {
+    if (role.checked()) {
+      role.shadow()->slot_valid[index].assign(kSlotBytes / kWordBytes, false);
+      std::memset(role.shared().slots[index], kPoisonByte, kSlotBytes);
+    }
+  }
+
+  static Stage stage(Role& role, uint32_t consumer, uint32_t index) {
+    return {role.shared().stages[consumer][index], role.shared().stage_vectors[consumer][index],
+            index};
+  }
+
+  /// The stage is free and about to be written.
+  static Stage begin_stage(Role& role, uint32_t consumer, uint32_t index) {
+    const Stage out = stage(role, consumer, index);
+    if (role.checked()) {
+      role.shadow()->stage_dirty[consumer][index] = true;
+      std::memset(out.tile, kPoisonByte, kStageBytes);
+      std::memset(out.vector, kPoisonByte, kStageVectorElems * sizeof(float));
+    }
+    return out;
+  }
+
+  /// Makes the stage's ordinary writes visible to the copy engine.
+  static void fence_stage(Role& role, uint32_t consumer, uint32_t index) {
+    if (role.checked() && !role.faults().no_proxy_fence) {
+      role.shadow()->stage_dirty[consumer][index] = false;
+    }
+  }
+
+  static void store(Role& role, uint32_t consumer, const Stage& stage, std::byte* target,
+                    const std::byte* source, uint32_t bytes) {
+    role.store_async(target, source, bytes,
+                     role.checked() && role.shadow()->stage_dirty[consumer][stage.index]);
+  }
+
+  /// Calls f(i) for i < count, spread over the lanes of the group.
+  template <class F>
+  static void for_each_lane(uint32_t count, F f) {
+    for (uint32_t i = 0; i < count; ++i) {
+      f(i);
+    }
+  }
+
+  /// An operation must use exactly the slots that it planned.
+  static void expect_done(const Role& role, uint32_t slots_left) {
+    check(slots_left == 0, "protocol", role.describe(), " ends with ", static_cast<int>(slots_left),
+          " of its slots unused");
+  }
+
+  static uint64_t now_ns() { return host::now_ns(); }
+};
+
+}  // namespace terrazzo::host

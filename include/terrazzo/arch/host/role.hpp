@@ -1,0 +1,339 @@
+// One role of one virtual SM: a fiber, what it waits for, and its half of each synchronisation.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "terrazzo/arch/host/checker.hpp"
+#include "terrazzo/arch/host/fiber.hpp"
+#include "terrazzo/arch/host/launch.hpp"
+#include "terrazzo/arch/host/shared_storage.hpp"
+#include "terrazzo/core/trace_event.hpp"
+
+namespace terrazzo::host {
+
+class Role;
+
+inline uint64_t now_ns() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
+}
+
+/// A copy that was issued and has not landed yet (checked machine).
+struct PendingCopy {
+  Role* role;
+  std::byte* target;
+  const std::byte* source;
+  uint32_t bytes;
+  uint32_t epoch;        // of the issuing role, at issue
+  Barrier* full;         // loads: the barrier that counts the bytes; stores: null
+  std::vector<bool>* valid;
+  uint32_t valid_from;   // word in `valid`
+  std::vector<std::byte> taken;  // stores: the bytes, once read out of the stage
+};
+
+/// Copies in flight of all roles of a checked launch.
+struct CopyQueue {
+  std::vector<PendingCopy> pending;
+};
+
+class Role {
+ public:
+  Fiber fiber;
+
+  void bind(Launch* launch, uint32_t gpu, uint32_t sm, RoleKind kind, SharedStorage* shared,
+            Checker* checker, SharedShadow* shadow, CopyQueue* copies, uint32_t agent) {
+    launch_ = launch;
+    gpu_ = gpu;
+    sm_ = sm;
+    kind_ = kind;
+    shared_ = shared;
+    checker_ = checker;
+    shadow_ = shadow;
+    copies_ = copies;
+    agent_ = agent;
+    blocked_ = {};
+    wait_ = {};
+    current_ = nullptr;
+    unread_ = unwritten_ = 0;
+    stale_ = false;
+    waited_ns_ = 0;
+    if (checker_ != nullptr) {
+      clock_.assign(checker_->num_agents(), 0);
+      clock_[agent_] = 1;
+    }
+  }
+
+  uint32_t gpu() const { return gpu_; }
+  uint32_t sm() const { return sm_; }
+  RoleKind kind() const { return kind_; }
+  uint32_t agent() const { return agent_; }
+  SharedStorage& shared() { return *shared_; }
+  Launch& launch() { return *launch_; }
+  bool checked() const { return checker_ != nullptr; }
+  const PlantedFaults& faults() const {
+    static constexpr PlantedFaults kNone{};
+    return checker_ != nullptr ? checker_->options.faults : kNone;
+  }
+  const WaitInfo& wait_info() const { return wait_; }
+  void set_current(const InstructionSlot* slot) { current_ = slot; }
+
+  // --- trace ---
+
+  void set_trace(std::vector<TraceEvent>* events) { events_ = events; }
+  uint64_t waited_ns() const { return waited_ns_; }
+  void record(const TraceEvent& event) { events_->push_back(event); }
+
+  // --- barriers of this SM ---
+
+  void wait(Barrier& barrier, uint32_t parity, WaitKind kind, uint32_t index) {
+    block([&] { blocked_ = {&barrier, parity, nullptr, 0, 0, nullptr}; },
+          {kind, index, 0, parity});
+    if (checked()) {
+      join(clock_, barrier.clock);
+    }
+  }
+
+  void arrive(Barrier& barrier, WaitKind kind, uint32_t index) {
+    if (checked()) {
+      join(barrier.next_clock, clock_);
+      ++clock_[agent_];
+    }
+    check(barrier.arrive(), "protocol", describe(), " arrives once too often on the barrier of ",
+          kWaitNames[static_cast<uint32_t>(kind)], " ", index);
+    interleave();
+  }
+
+  // --- counters ---
+
+  /// Waits until `count` counters from `first` have reached `target`, with acquire.
+  void acquire(const uint32_t* first, uint32_t count, uint32_t target, WaitKind kind,
+               uint32_t index) {
+    block([&] { blocked_ = {nullptr, 0, first, count, target, nullptr}; },
+          {kind, index, 0, target});
+    if (checked() && !faults().no_acquire) {
+      for (uint32_t i = 0; i < count; ++i) {
+        join(clock_, checker_->counter_clock(first + i));
+      }
+    }
+    stale_ = true;
+  }
+
+  /// Makes what was acquired visible to this role's copies.
+  void fence_acquired() { stale_ = false; }
+
+  void release_add(uint32_t* counter, uint32_t increment) {
+    if (checked()) {
+      join(checker_->counter_clock(counter), clock_);
+      ++clock_[agent_];
+    }
+    std::atomic_ref<uint32_t>(*counter).fetch_add(increment, std::memory_order_acq_rel);
+    interleave();
+  }
+
+  uint32_t claim(uint32_t* head) {
+    interleave();
+    return std::atomic_ref<uint32_t>(*head).fetch_add(1, std::memory_order_relaxed);
+  }
+
+  // --- copies ---
+
+  void load_async(std::byte* target, const std::byte* source, uint32_t bytes, Barrier& full,
+                  uint32_t slot, uint32_t slot_offset) {
+    if (!checked()) {
+      std::memcpy(target, source, bytes);
+      full.complete_bytes(bytes);
+      return;
+    }
+    check(!stale_, "protocol", describe(), " loads after an acquire without the proxy fence");
+    copies_->pending.push_back({this, target, source, bytes, clock_[agent_], &full,
+                                &shadow_->slot_valid[slot], slot_offset / kWordBytes, {}});
+    if (checker_->options.lateness == Lateness::kEager) {
+      land_all();
+    }
+    interleave();
+  }
+
+  void store_async(std::byte* target, const std::byte* source, uint32_t bytes, bool dirty) {
+    if (!checked()) {
+      std::memcpy(target, source, bytes);
+      return;
+    }
+    check(!dirty, "protocol", describe(),
+          " stores bytes that their writer did not make visible with the proxy fence");
+    copies_->pending.push_back({this, target, source, bytes, 0, nullptr, nullptr, 0, {}});
+    ++unread_;
+    ++unwritten_;
+    if (checker_->options.lateness == Lateness::kEager) {
+      land_all();
+    }
+    interleave();
+  }
+
+  /// Until the stores' sources may be overwritten.
+  void wait_stores_read() {
+    block([&] { blocked_ = {nullptr, 0, nullptr, 0, 0, &unread_}; }, {});
+  }
+
+  /// Until the stores are complete.
+  void wait_stores_written() {
+    if (faults().no_store_wait) {
+      return;
+    }
+    block([&] { blocked_ = {nullptr, 0, nullptr, 0, 0, &unwritten_}; }, {});
+  }
+
+  /// The scheduler's choice: one phase of copy `index` happens now.
+  static void land(CopyQueue& queue, size_t index, Checker& checker) {
+    PendingCopy& copy = queue.pending[index];
+    Role& role = *copy.role;
+    if (copy.full != nullptr) {
+      Clock clock = role.clock_;
+      clock[role.agent_] = copy.epoch;
+      checker.read(role.agent_, clock, copy.source, copy.bytes, *copy.valid, copy.valid_from);
+      std::memcpy(copy.target, copy.source, copy.bytes);
+      join(copy.full->next_clock, clock);
+      copy.full->complete_bytes(copy.bytes);
+    } else if (copy.taken.empty()) {
+      copy.taken.assign(copy.source, copy.source + copy.bytes);
+      --role.unread_;
+      return;
+    } else {
+      checker.write(role.agent_, role.clock_, copy.target, copy.bytes);
+      std::memcpy(copy.target, copy.taken.data(), copy.bytes);
+      --role.unwritten_;
+    }
+    queue.pending[index] = std::move(queue.pending.back());
+    queue.pending.pop_back();
+  }
+
+  // --- scheduling ---
+
+  bool ready() const {
+    if (blocked_.barrier != nullptr) {
+      return blocked_.barrier->test(blocked_.parity);
+    }
+    if (blocked_.counters != nullptr) {
+      return counters_reached(blocked_.counters, blocked_.count, blocked_.target);
+    }
+    return blocked_.copies == nullptr || *blocked_.copies == 0;
+  }
+
+  bool waits_for_counters() const { return blocked_.counters != nullptr; }
+
+  /// This role as a line of a report; reads the counter it waits for.
+  BlockedRole report() const {
+    BlockedRole out{gpu_, sm_, kind_, current_ != nullptr, {}, 0, 0, wait_};
+    if (current_ != nullptr) {
+      out.instruction = current_->instruction;
+      out.layer = current_->layer;
+      out.position = current_->position;
+    }
+    for (uint32_t i = 0; i < blocked_.count; ++i) {
+      const uint32_t seen = load(blocked_.counters + i);
+      if (seen < blocked_.target) {
+        out.wait.index += i;
+        out.wait.seen = seen;
+        break;
+      }
+    }
+    return out;
+  }
+
+  std::string describe() const {
+    std::ostringstream out;
+    out << "gpu " << gpu_ << " sm " << sm_ << ' ' << kRoleNames[static_cast<uint32_t>(kind_)];
+    if (current_ != nullptr) {
+      out << " in " << opcode_name(current_->instruction.opcode) << " (layer " << current_->layer
+          << ", position " << current_->position << ')';
+    }
+    return out.str();
+  }
+
+  SharedShadow* shadow() { return shadow_; }
+
+  /// A point where the adversary may let others go first.
+  void interleave() {
+    if (checker_ != nullptr && (checker_->random() & 3u) == 0) {
+      blocked_ = {};
+      Fiber::suspend();
+      abort_if_over();
+    }
+  }
+
+ private:
+  struct Blocked {
+    const Barrier* barrier = nullptr;
+    uint32_t parity = 0;
+    const uint32_t* counters = nullptr;
+    uint32_t count = 0;
+    uint32_t target = 0;
+    const uint32_t* copies = nullptr;
+  };
+
+  static uint32_t load(const uint32_t* counter) {
+    return std::atomic_ref<uint32_t>(*const_cast<uint32_t*>(counter))
+        .load(std::memory_order_acquire);
+  }
+
+  static bool counters_reached(const uint32_t* first, uint32_t count, uint32_t target) {
+    for (uint32_t i = 0; i < count; ++i) {
+      if (load(first + i) < target) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  template <class SetBlocked>
+  void block(SetBlocked set_blocked, const WaitInfo& info) {
+    interleave();
+    set_blocked();
+    if (!ready()) {
+      wait_ = info;
+      const uint64_t begin = events_ != nullptr ? now_ns() : 0;
+      Fiber::suspend();
+      waited_ns_ += events_ != nullptr ? now_ns() - begin : 0;
+      wait_ = {};
+    }
+    blocked_ = {};
+    abort_if_over();
+  }
+
+  void abort_if_over() const {
+    if (launch_->aborted()) {
+      throw AbortLaunch{};
+    }
+  }
+
+  void land_all() {
+    while (!copies_->pending.empty()) {
+      land(*copies_, 0, *checker_);
+    }
+  }
+
+  Launch* launch_ = nullptr;
+  uint32_t gpu_ = 0;
+  uint32_t sm_ = 0;
+  RoleKind kind_ = RoleKind::kController;
+  SharedStorage* shared_ = nullptr;
+  Checker* checker_ = nullptr;
+  SharedShadow* shadow_ = nullptr;
+  CopyQueue* copies_ = nullptr;
+  uint32_t agent_ = 0;
+  Clock clock_;
+  Blocked blocked_;
+  WaitInfo wait_;
+  const InstructionSlot* current_ = nullptr;
+  uint32_t unread_ = 0;
+  uint32_t unwritten_ = 0;
+  bool stale_ = false;  // acquired since the last proxy fence
+  std::vector<TraceEvent>* events_ = nullptr;
+  uint64_t waited_ns_ = 0;
+};
+
+}  // namespace terrazzo::host

@@ -1,0 +1,89 @@
+// attend_merge: folds the partial results of one row and KV head, in ascending order of the splits.
+#pragma once
+
+#include "terrazzo/instructions/attend_decode.hpp"
+
+namespace terrazzo {
+
+/// Streams chunks of 8 heads, each with all its splits; the consumers take alternate chunks.
+struct AttendMerge {
+  static constexpr TERRAZZO_FN uint32_t num_chunks(const ModelShape& shape) {
+    return ceil_div(shape.group(), kPartialRowsPerStage);
+  }
+
+  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction,
+                                              const StepParams& params) {
+    return {0, num_chunks(params.shape) * instruction.args.attend_merge.num_splits, 1};
+  }
+
+  template <class M>
+  static TERRAZZO_FN void load(Loader<M>& loader) {
+    const AttendMergeArgs& args = loader.instruction().args.attend_merge;
+    const StepParams& params = loader.params;
+    const ModelShape& shape = params.shape;
+    loader.wait_all();
+    for (uint32_t chunk = 0; chunk < num_chunks(shape); ++chunk) {
+      const uint32_t first = chunk * kPartialRowsPerStage;
+      const auto bytes = static_cast<uint32_t>(AttendDecode::partial_rows(shape, first) *
+                                               shape.partial_elems() * sizeof(float));
+      for (uint32_t split = 0; split < args.num_splits; ++split) {
+        const auto slot = loader.fill(bytes);
+        loader.copy(slot, 0,
+                    AttendDecode::partial_address(params, params.gpu, args.partial_slot + split,
+                                                  first),
+                    bytes);
+      }
+    }
+  }
+
+  template <class M>
+  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+    const AttendMergeArgs args = consumer.instruction().args.attend_merge;
+    const ModelShape& shape = consumer.params.shape;
+    typename M::AttentionTile total;
+    typename M::AttentionTile part;
+    for (uint32_t chunk = 0; chunk < num_chunks(shape); ++chunk) {
+      const uint32_t heads = AttendDecode::partial_rows(shape, chunk * kPartialRowsPerStage);
+      const bool mine = chunk % kNumConsumers == consumer.index();
+      if (mine) {
+        clear(total, heads, shape.head_dim);
+      }
+      for (uint32_t split = 0; split < args.num_splits; ++split) {
+        const auto slot = consumer.use();
+        if (mine) {
+          load_partial(part, slot, heads, shape);
+          fold(total, part, heads, shape.head_dim);
+        }
+        consumer.release(slot);
+      }
+      for (uint32_t panel = 0; panel < shape.head_panels() && mine; ++panel) {
+        typename M::Panel values;
+        take_attention(values, total, panel, heads, shape.head_dim);
+        auto stage = consumer.stage();
+        store_panel(stage, values, heads, [&](uint32_t) { return args.row; });
+        consumer.publish(stage);
+      }
+    }
+  }
+
+  template <class M>
+  static TERRAZZO_FN void store(Storer<M>& storer) {
+    const AttendMergeArgs& args = storer.instruction().args.attend_merge;
+    const StepParams& params = storer.params;
+    const ModelShape& shape = params.shape;
+    for (uint32_t chunk = storer.index(); chunk < num_chunks(shape); chunk += kNumConsumers) {
+      const uint32_t first = chunk * kPartialRowsPerStage;
+      for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
+        const auto stage = storer.take();
+        storer.scatter_rows(
+            stage, 0, AttendDecode::partial_rows(shape, first), [&](uint32_t head) {
+              return attention_row_address(params, args.row,
+                                           args.kv_head * shape.group() + first + head, panel);
+            });
+        storer.release(stage);
+      }
+    }
+  }
+};
+
+}  // namespace terrazzo

@@ -1,0 +1,225 @@
+// The projections of a layer after attention: o, gate and up, down, and the sum of down's partials.
+#pragma once
+
+#include "terrazzo/instructions/residual_rows.hpp"
+
+namespace terrazzo {
+
+/// x_out = x_in + a W, with sums of squares, to all GPUs. o_proj_residual, and down_residual on one GPU.
+template <Matrix kMatrix>
+struct ProjectResidual {
+  static constexpr bool kIsO = kMatrix == Matrix::kO;
+  static constexpr Buffer kInput = kIsO ? Buffer::kAttention : Buffer::kAct;
+  static constexpr Buffer kResidual = kIsO ? Buffer::kX : Buffer::kX1;
+  static constexpr Buffer kOutput = kIsO ? Buffer::kX1 : Buffer::kX;
+  static constexpr Buffer kOutputSums = kIsO ? Buffer::kSumSqX1 : Buffer::kSumSqX;
+
+  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction, const StepParams&) {
+    return GemmStream(instruction).slots(instruction.args.gemm.panels);
+  }
+
+  template <class M>
+  static TERRAZZO_FN void load(Loader<M>& loader) {
+    const GemmArgs& args = loader.instruction().args.gemm;
+    const StepParams& params = loader.params;
+    const uint32_t input_block =
+        kIsO ? params.shape.owned_index(args.row_block) : args.row_block;
+    load_gemm(
+        loader, params.model.matrix(kMatrix), loader.layer(),
+        [&](uint32_t k) {
+          return tile_address(params, params.gpu, kInput, input_block, args.k_panels, k);
+        },
+        [&] { loader.wait_all(); });
+    for (uint32_t p = 0; p < args.panels; ++p) {
+      const auto slot = loader.fill(args.rows * kRowBytes);
+      loader.copy(slot, 0,
+                  tile_address(params, params.gpu, kResidual, args.row_block,
+                               params.shape.hidden_panels(), args.first_panel + p),
+                  args.rows * kRowBytes);
+    }
+  }
+
+  template <class M>
+  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+    const uint32_t panels = consumer.instruction().args.gemm.panels;
+    consume_gemm(consumer, [&](auto& acc, RowSpan span) {
+      for (uint32_t p = 0; p < panels; ++p) {
+        typename M::Panel panel;
+        take_panel(panel, acc, p, span.count);
+        const auto residual = consumer.use();
+        add_tile(panel, residual, span.begin, span.count);
+        consumer.release(residual);
+        if (span.count != 0) {
+          publish_residual_panel(consumer, panel, span.count);
+        }
+      }
+    });
+  }
+
+  template <class M>
+  static TERRAZZO_FN void store(Storer<M>& storer) {
+    const GemmArgs& args = storer.instruction().args.gemm;
+    const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
+    store_residual_panels(storer, kOutput, kOutputSums, args.row_block, args.first_panel,
+                          args.panels, span, 0, storer.params.shape.world);
+  }
+};
+
+using OProjResidual = ProjectResidual<Matrix::kO>;
+using DownResidual = ProjectResidual<Matrix::kDown>;
+
+/// silu(rstd * x1 Wg) * (rstd * x1 Wu): the weight's panels hold gate and up in runs of kPairRun.
+struct GateUpSilu {
+  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction,
+                                              const StepParams& params) {
+    return GemmStream(instruction).slots(line_slots(params.shape));
+  }
+
+  template <class M>
+  static TERRAZZO_FN void load(Loader<M>& loader) {
+    const GemmArgs& args = loader.instruction().args.gemm;
+    const StepParams& params = loader.params;
+    load_gemm(
+        loader, params.model.matrix(Matrix::kGateUp), loader.layer(),
+        [&](uint32_t k) {
+          return tile_address(params, params.gpu, Buffer::kX1, args.row_block, args.k_panels, k);
+        },
+        [&] { loader.wait_all(); });
+    load_lines(loader, Buffer::kSumSqX1, args.row_block, args.rows);
+  }
+
+  template <class M>
+  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+    const uint32_t panels = consumer.instruction().args.gemm.panels;
+    consume_gemm(consumer, [&](auto& acc, RowSpan span) {
+      typename M::RowVector factors;
+      use_row_factors<M>(factors, consumer, span);
+      if (span.count == 0) {
+        return;
+      }
+      scale_rows(acc, factors, span.count, panels);
+      for (uint32_t p = 0; p < panels / 2; ++p) {
+        typename M::Panel panel;
+        take_gated_panel(panel, acc, p, span.count);
+        auto stage = consumer.stage();
+        store_panel(stage, panel, span.count, [](uint32_t row) { return row; });
+        consumer.publish(stage);
+      }
+    });
+  }
+
+  template <class M>
+  static TERRAZZO_FN void store(Storer<M>& storer) {
+    const GemmArgs& args = storer.instruction().args.gemm;
+    const StepParams& params = storer.params;
+    const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
+    store_panels(storer, params.gpu, Buffer::kAct, args.row_block, params.shape.act_panels(),
+                 args.first_panel / 2, args.panels / 2, span);
+  }
+};
+
+/// This GPU's share of down, to the rows' owner.
+struct DownPartial {
+  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction, const StepParams&) {
+    return GemmStream(instruction).slots(0);
+  }
+
+  template <class M>
+  static TERRAZZO_FN void load(Loader<M>& loader) {
+    const GemmArgs& args = loader.instruction().args.gemm;
+    const StepParams& params = loader.params;
+    load_gemm(
+        loader, params.model.matrix(Matrix::kDown), loader.layer(),
+        [&](uint32_t k) {
+          return tile_address(params, params.gpu, Buffer::kAct, args.row_block, args.k_panels, k);
+        },
+        [&] { loader.wait_all(); });
+  }
+
+  template <class M>
+  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+    const uint32_t panels = consumer.instruction().args.gemm.panels;
+    consume_gemm(consumer, [&](auto& acc, RowSpan span) {
+      for (uint32_t p = 0; p < panels && span.count != 0; ++p) {
+        typename M::Panel panel;
+        take_panel(panel, acc, p, span.count);
+        auto stage = consumer.stage();
+        store_panel(stage, panel, span.count, [](uint32_t row) { return row; });
+        consumer.publish(stage);
+      }
+    });
+  }
+
+  template <class M>
+  static TERRAZZO_FN void store(Storer<M>& storer) {
+    const GemmArgs& args = storer.instruction().args.gemm;
+    const StepParams& params = storer.params;
+    const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
+    store_panels(storer, params.shape.owner(args.row_block), Buffer::kPartials,
+                 partial_block(params, params.gpu, args.row_block), params.shape.hidden_panels(),
+                 args.first_panel, args.panels, span);
+  }
+
+  /// Block index in kPartials: [rank][owned block].
+  static TERRAZZO_FN uint32_t partial_block(const StepParams& params, uint32_t rank,
+                                            uint32_t row_block) {
+    const uint32_t owned = ceil_div(params.limits.row_blocks(), params.shape.world);
+    return rank * owned + params.shape.owned_index(row_block);
+  }
+};
+
+/// x = x1 + the sum of all ranks' partials, in fp32 and in rank order, to all GPUs.
+struct ReduceResidual {
+  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction,
+                                              const StepParams& params) {
+    return {0, instruction.args.reduce.panels * (1 + params.shape.world), 1};
+  }
+
+  template <class M>
+  static TERRAZZO_FN void load(Loader<M>& loader) {
+    const ReduceArgs& args = loader.instruction().args.reduce;
+    const StepParams& params = loader.params;
+    const uint32_t hidden = params.shape.hidden_panels();
+    const uint32_t bytes = args.rows * kRowBytes;
+    loader.wait_all();
+    for (uint32_t p = args.first_panel; p < args.first_panel + args.panels; ++p) {
+      const auto residual = loader.fill(bytes);
+      loader.copy(residual, 0,
+                  tile_address(params, params.gpu, Buffer::kX1, args.row_block, hidden, p), bytes);
+      for (uint32_t rank = 0; rank < params.shape.world; ++rank) {
+        const uint32_t block = DownPartial::partial_block(params, rank, args.row_block);
+        const auto partial = loader.fill(bytes);
+        loader.copy(partial, 0,
+                    tile_address(params, params.gpu, Buffer::kPartials, block, hidden, p), bytes);
+      }
+    }
+  }
+
+  template <class M>
+  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+    const ReduceArgs args = consumer.instruction().args.reduce;
+    const RowSpan span = consumer_rows(consumer.instruction(), args.rows, consumer.index());
+    for (uint32_t p = 0; p < args.panels; ++p) {
+      typename M::Panel panel;
+      clear(panel, span.count);
+      for (uint32_t term = 0; term < 1 + consumer.params.shape.world; ++term) {
+        const auto slot = consumer.use();
+        add_tile(panel, slot, span.begin, span.count);
+        consumer.release(slot);
+      }
+      if (span.count != 0) {
+        publish_residual_panel(consumer, panel, span.count);
+      }
+    }
+  }
+
+  template <class M>
+  static TERRAZZO_FN void store(Storer<M>& storer) {
+    const ReduceArgs& args = storer.instruction().args.reduce;
+    const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
+    store_residual_panels(storer, Buffer::kX, Buffer::kSumSqX, args.row_block, args.first_panel,
+                          args.panels, span, 0, storer.params.shape.world);
+  }
+};
+
+}  // namespace terrazzo

@@ -1,0 +1,54 @@
+// Opcode -> operation, for the interpreter.
+#pragma once
+
+#include "terrazzo/instructions/attend_decode.hpp"
+#include "terrazzo/instructions/attend_merge.hpp"
+#include "terrazzo/instructions/attend_prefill.hpp"
+#include "terrazzo/instructions/embed.hpp"
+#include "terrazzo/instructions/gather_norm.hpp"
+#include "terrazzo/instructions/lm_head.hpp"
+#include "terrazzo/instructions/projections.hpp"
+#include "terrazzo/instructions/qkv_rope_append.hpp"
+#include "terrazzo/instructions/sample.hpp"
+#include "terrazzo/instructions/step_end.hpp"
+
+namespace terrazzo {
+
+struct LlamaInstructions {
+  /// Calls f with an object of the operation's type.
+  template <class F>
+  static TERRAZZO_FN void dispatch(Opcode opcode, F f) {
+    switch (opcode) {
+      case Opcode::kStepEnd:
+        return f(StepEnd{});
+      case Opcode::kEmbed:
+        return f(Embed{});
+      case Opcode::kQkvRopeAppend:
+        return f(QkvRopeAppend{});
+      case Opcode::kAttendPrefill:
+        return f(AttendPrefill{});
+      case Opcode::kAttendDecode:
+        return f(AttendDecode{});
+      case Opcode::kAttendMerge:
+        return f(AttendMerge{});
+      case Opcode::kOProjResidual:
+        return f(OProjResidual{});
+      case Opcode::kGateUpSilu:
+        return f(GateUpSilu{});
+      case Opcode::kDownResidual:
+        return f(DownResidual{});
+      case Opcode::kDownPartial:
+        return f(DownPartial{});
+      case Opcode::kReduceResidual:
+        return f(ReduceResidual{});
+      case Opcode::kGatherNorm:
+        return f(GatherNorm{});
+      case Opcode::kLmHead:
+        return f(LmHead{});
+      case Opcode::kSample:
+        return f(Sample{});
+    }
+  }
+};
+
+}  // namespace terrazzo

@@ -1,0 +1,117 @@
+// Attention tiles: queries, running results with their maxima and sums, and partial results in memory.
+#pragma once
+
+#include "terrazzo/arch/host/simd/simd.hpp"
+#include "terrazzo/arch/host/slot.hpp"
+#include "terrazzo/core/shape.hpp"
+#include "terrazzo/tile/host/tiles.hpp"
+
+namespace terrazzo::host {
+
+inline constexpr uint32_t kMaxHeadDim = 128;
+inline constexpr uint32_t kMaxHeadPanels = kMaxHeadDim / kPanelCols;
+
+/// bf16 queries: [head panels][64 rows][64], swizzled by row.
+struct Queries {
+  alignas(128) std::byte panels[kMaxHeadPanels][kHalfPanelBytes];
+};
+
+/// Unnormalised output, running maximum (scaled logits) and sum of 64 query rows.
+struct AttentionTile {
+  alignas(64) float out[kHalfRows * kMaxHeadDim];
+  float max[kHalfRows];
+  float sum[kHalfRows];
+
+  AttentionState state() { return {out, max, sum}; }
+};
+
+/// Rows [first_row, first_row + rows) of a swizzled tile at byte `offset` of a slot become rows 0, 1, ...
+inline void load_queries(Queries& queries, uint32_t panel, const Slot& slot, uint32_t offset,
+                         uint32_t first_row, uint32_t rows) {
+  if (rows == 0) {
+    return;
+  }
+  const std::byte* const tile =
+      slot.read(offset + first_row * kRowBytes, rows * kRowBytes) - first_row * kRowBytes;
+  for (uint32_t row = 0; row < rows; ++row) {
+    for (uint32_t chunk = 0; chunk < kRowBytes / kChunkBytes; ++chunk) {
+      std::memcpy(queries.panels[panel] + chunk_offset(row, chunk),
+                  tile + chunk_offset(first_row + row, chunk), kChunkBytes);
+    }
+  }
+}
+
+inline void clear(AttentionTile& tile, uint32_t rows, uint32_t head_dim) {
+  attention_clear(tile.state(), rows, head_dim);
+}
+
+/// A page of keys or values in a slot.
+struct PageRef {
+  const Slot& slot;
+  uint32_t offset;
+};
+
+/// One online-softmax update with a page; `limit_of(row)` tokens of it are visible to a row.
+template <class LimitOf>
+inline void attend_page(AttentionTile& tile, const Queries& queries, PageRef keys, PageRef values,
+                        uint32_t rows, uint32_t head_panels, LimitOf limit_of, float scale_log2) {
+  uint32_t limits[kHalfRows];
+  uint32_t most = 0;
+  for (uint32_t row = 0; row < rows; ++row) {
+    limits[row] = limit_of(row);
+    most = limits[row] > most ? limits[row] : most;
+  }
+  if (most == 0) {
+    return;
+  }
+  for (uint32_t panel = 0; panel < head_panels; ++panel) {
+    keys.slot.read(keys.offset + panel * kHalfPanelBytes, most * kRowBytes);
+    values.slot.read(values.offset + panel * kHalfPanelBytes, kHalfPanelBytes);
+  }
+  attention_page(tile.state(), queries.panels[0], kHalfPanelBytes, keys.slot.data + keys.offset,
+                 values.slot.data + values.offset, rows, head_panels, limits, scale_log2);
+}
+
+/// total = total (+) part, row by row; an empty part changes nothing.
+inline void fold(AttentionTile& total, AttentionTile& part, uint32_t rows, uint32_t head_dim) {
+  attention_fold(total.state(), part.state(), rows, head_dim);
+}
+
+/// Normalised columns of head panel `panel`.
+inline void take_attention(Panel& out, const AttentionTile& tile, uint32_t panel, uint32_t rows,
+                           uint32_t head_dim) {
+  for (uint32_t row = 0; row < rows; ++row) {
+    const float* const source = tile.out + row * head_dim + panel * kPanelCols;
+    for (uint32_t col = 0; col < kPanelCols; ++col) {
+      out.values[row][col] = source[col] / tile.sum[row];
+    }
+  }
+}
+
+/// Rows [first, first + rows) as partial results in the stage: output, maximum, sum.
+inline void store_partial(Stage& stage, const AttentionTile& tile, uint32_t first, uint32_t rows,
+                          const ModelShape& shape) {
+  auto* const target = reinterpret_cast<float*>(stage.tile);
+  for (uint32_t row = 0; row < rows; ++row) {
+    float* const line = target + row * shape.partial_elems();
+    const float* const source = tile.out + (first + row) * shape.head_dim;
+    std::memcpy(line, source, shape.head_dim * sizeof(float));
+    float* const tail = line + shape.head_dim;
+    tail[0] = tile.max[first + row];
+    tail[1] = tile.sum[first + row];
+    tail[2] = tail[3] = 0.0f;
+  }
+}
+
+inline void load_partial(AttentionTile& tile, const Slot& slot, uint32_t rows,
+                         const ModelShape& shape) {
+  const auto bytes = static_cast<uint32_t>(shape.partial_elems() * sizeof(float));
+  for (uint32_t row = 0; row < rows; ++row) {
+    const auto* const line = reinterpret_cast<const float*>(slot.read(row * bytes, bytes));
+    std::memcpy(tile.out + row * shape.head_dim, line, shape.head_dim * sizeof(float));
+    tile.max[row] = line[shape.head_dim];
+    tile.sum[row] = line[shape.head_dim + 1];
+  }
+}
+
+}  // namespace terrazzo::host

@@ -1,0 +1,85 @@
+// A consumer's view of an instruction: slots in, stages out.
+#pragma once
+
+#include <cstdint>
+
+#include "terrazzo/vm/params.hpp"
+#include "terrazzo/vm/ring.hpp"
+
+namespace terrazzo {
+
+template <class M>
+class Consumer {
+ public:
+  using Role = typename M::Role;
+  using Slot = typename M::Slot;
+  using Stage = typename M::Stage;
+
+  TERRAZZO_FN Consumer(Role& role, const StepParams& params, uint32_t index)
+      : params(params), role_(role), index_(index) {}
+
+  const StepParams& params;
+
+  TERRAZZO_FN const Instruction& instruction() const { return *instruction_; }
+  TERRAZZO_FN uint32_t layer() const { return static_cast<uint32_t>(layer_); }
+  /// 0 or 1: which half of the tile is this consumer's.
+  TERRAZZO_FN uint32_t index() const { return index_; }
+
+  /// The next slot of the stream, once it is full.
+  TERRAZZO_FN Slot use() { return use(cursor_.next()); }
+  TERRAZZO_FN Slot use_pin() { return use(cursor_.pin()); }
+
+  /// Gives a slot back; the loader waits for both consumers.
+  TERRAZZO_FN void release(Slot slot) {
+    role_.arrive(role_.shared().slot_empty[slot.index], WaitKind::kSlotEmpty, slot.index);
+    if (role_.faults().double_arrival) {
+      role_.arrive(role_.shared().slot_empty[slot.index], WaitKind::kSlotEmpty, slot.index);
+    }
+  }
+
+  /// Passes over a slot that the other consumer reads: it must be full before it may be given back.
+  TERRAZZO_FN void pass() { release(use()); }
+
+  /// The next output stage, free to be written.
+  TERRAZZO_FN Stage stage() {
+    auto& empty = role_.shared().stage_empty[index_][stage_cursor_.index];
+    role_.wait(empty, stage_cursor_.phase ^ 1u, WaitKind::kStageEmpty, stage_cursor_.index);
+    return M::begin_stage(role_, index_, stage_cursor_.index);
+  }
+
+  /// Hands a written stage to this consumer's storer.
+  TERRAZZO_FN void publish(Stage stage) {
+    M::fence_stage(role_, index_, stage.index);
+    role_.arrive(role_.shared().stage_full[index_][stage.index], WaitKind::kStageFull, stage.index);
+    stage_cursor_.advance();
+  }
+
+  // --- for the interpreter ---
+
+  TERRAZZO_FN void begin(const Instruction& instruction, int32_t layer, const SlotPlan& plan) {
+    instruction_ = &instruction;
+    layer_ = layer;
+    left_ = plan.total();
+    cursor_.begin(plan);
+  }
+  TERRAZZO_FN uint32_t slots_left() const { return left_; }
+
+ private:
+  TERRAZZO_FN Slot use(SlotUse use) {
+    if (!role_.faults().no_full_wait) {
+      role_.wait(role_.shared().slot_full[use.slot], use.phase, WaitKind::kSlotFull, use.slot);
+    }
+    --left_;
+    return M::slot(role_, use.slot);
+  }
+
+  Role& role_;
+  uint32_t index_;
+  const Instruction* instruction_ = nullptr;
+  int32_t layer_ = 0;
+  uint32_t left_ = 0;
+  RingCursor cursor_;
+  StageCursor stage_cursor_;
+};
+
+}  // namespace terrazzo

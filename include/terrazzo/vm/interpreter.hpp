@@ -1,0 +1,124 @@
+// The role loops: every SM of a GPU runs these until the step's queue is empty.
+#pragma once
+
+#include <cstdint>
+
+#include "terrazzo/vm/consumer.hpp"
+#include "terrazzo/vm/loader.hpp"
+#include "terrazzo/vm/storer.hpp"
+#include "terrazzo/vm/trace.hpp"
+
+namespace terrazzo {
+
+/// Position in the instruction ring; a value, equal in all roles at equal progress.
+template <uint32_t kDepth>
+struct InstructionCursor {
+  uint32_t index = 0;
+  uint32_t phase = 0;
+
+  TERRAZZO_FN void advance() {
+    index = index + 1 == kDepth ? 0 : index + 1;
+    phase ^= index == 0 ? 1u : 0u;
+  }
+};
+
+/// Claims instructions late and puts them into the instruction ring.
+template <class M>
+TERRAZZO_FN void run_controller(typename M::Role& role, const StepParams& params) {
+  auto& shared = role.shared();
+  InstructionCursor<M::kInstructionRing> cursor;
+  uint32_t* const bank = params.counters(params.gpu);
+  const uint32_t queue_size = params.program.queue_size();
+  uint32_t claim_phase = 0;
+  for (bool end = false; !end;) {
+    QueuePlace place{};
+    uint32_t position = 0;
+    do {
+      position = role.claim(bank + BankLayout::kQueueHead);
+      end = position >= queue_size;
+      place = end ? QueuePlace{} : place_of(params.program, position);
+    } while (!end && place.skip);
+    if (end) {
+      // No GPU may start the next step before every GPU has ended this one.
+      role.acquire(bank + BankLayout::kEnd, 1, params.shape.world, WaitKind::kEnd,
+                   BankLayout::kEnd);
+    }
+    role.wait(shared.instruction_empty[cursor.index], cursor.phase ^ 1u, WaitKind::kInstructionFree,
+              cursor.index);
+    auto& slot = shared.instructions[cursor.index];
+    slot.end = end;
+    slot.position = position;
+    slot.layer = place.layer;
+    if (!end) {
+      slot.instruction = *place.instruction;
+    }
+    role.arrive(shared.instruction_full[cursor.index], WaitKind::kInstruction, cursor.index);
+    cursor.advance();
+    if (!end) {
+      role.wait(shared.claim, claim_phase, WaitKind::kClaim, 0);
+      claim_phase ^= 1u;
+    }
+  }
+}
+
+/// Takes instructions out of the ring and calls `run(slot)` for each.
+template <class M, class Run>
+TERRAZZO_FN void for_each_instruction(typename M::Role& role, const StepParams& params, Run run) {
+  auto& shared = role.shared();
+  InstructionCursor<M::kInstructionRing> cursor;
+  while (true) {
+    role.wait(shared.instruction_full[cursor.index], cursor.phase, WaitKind::kInstruction,
+              cursor.index);
+    const auto& slot = shared.instructions[cursor.index];
+    if (slot.end) {
+      return;
+    }
+    role.set_current(&slot);
+    {
+      const TraceScope<M> scope(role, params, slot);
+      run(slot);
+    }
+    role.set_current(nullptr);
+    role.arrive(shared.instruction_empty[cursor.index], WaitKind::kInstructionFree, cursor.index);
+    cursor.advance();
+  }
+}
+
+/// Set::dispatch(opcode, f) calls f with the operation's type.
+template <class M, class Set>
+TERRAZZO_FN void run_loader(typename M::Role& role, const StepParams& params) {
+  Loader<M> loader(role, params);
+  for_each_instruction<M>(role, params, [&](const auto& slot) {
+    Set::dispatch(slot.instruction.opcode, [&](auto operation) {
+      loader.begin(slot.instruction, slot.layer, operation.slots(slot.instruction, params));
+      operation.load(loader);
+      M::expect_done(role, loader.slots_left());
+    });
+  });
+}
+
+template <class M, class Set>
+TERRAZZO_FN void run_consumer(typename M::Role& role, const StepParams& params, uint32_t index) {
+  Consumer<M> consumer(role, params, index);
+  for_each_instruction<M>(role, params, [&](const auto& slot) {
+    Set::dispatch(slot.instruction.opcode, [&](auto operation) {
+      consumer.begin(slot.instruction, slot.layer, operation.slots(slot.instruction, params));
+      operation.consume(consumer);
+      M::expect_done(role, consumer.slots_left());
+    });
+  });
+}
+
+template <class M, class Set>
+TERRAZZO_FN void run_storer(typename M::Role& role, const StepParams& params, uint32_t index) {
+  Storer<M> storer(role, params, index);
+  for_each_instruction<M>(role, params, [&](const auto& slot) {
+    Set::dispatch(slot.instruction.opcode, [&](auto operation) {
+      storer.begin(slot.instruction, slot.layer);
+      operation.store(storer);
+      storer.finish();
+    });
+  });
+}
+
+}  // namespace terrazzo

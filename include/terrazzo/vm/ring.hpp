@@ -1,0 +1,84 @@
+// The ring of input slots: which slot an instruction uses next, and in which phase.
+//
+// Every role that touches the ring walks the same sequence of instructions with its own `RingCursor`;
+// no message says which slot comes next.
+#pragma once
+
+#include <cstdint>
+
+#include "terrazzo/core/geometry.hpp"
+
+namespace terrazzo {
+
+inline constexpr uint32_t kMaxPins = 6;
+
+/// Slots of one instruction: `pins` are held to its end, `stream` are freed as they are consumed.
+/// With `align` 3 (GEMMs) the first slot is a multiple of 3.
+struct SlotPlan {
+  uint32_t pins;
+  uint32_t stream;
+  uint32_t align;
+
+  constexpr TERRAZZO_FN uint32_t total() const { return pins + stream; }
+};
+
+/// One use of a slot. The loader waits for the empty barrier with parity `phase ^ 1`, consumers for the
+/// full barrier with parity `phase`.
+struct SlotUse {
+  uint32_t slot;
+  uint32_t phase;
+};
+
+/// A position in the ring and the phase of each slot; a value, equal in all roles at equal progress.
+class RingCursor {
+ public:
+  constexpr TERRAZZO_FN void begin(const SlotPlan& plan) {
+    slot_ = round_up(slot_, plan.align) % kNumSlots;
+    first_pin_ = slot_;
+    num_pins_ = plan.pins;
+  }
+
+  /// The next pin. Pins come before the stream.
+  constexpr TERRAZZO_FN SlotUse pin() { return take(slot_); }
+
+  /// The next slot of the stream: it passes over the slots pinned by this instruction.
+  constexpr TERRAZZO_FN SlotUse next() {
+    if (is_pinned(slot_)) {
+      slot_ = (first_pin_ + num_pins_) % kNumSlots;
+    }
+    return take(slot_);
+  }
+
+  constexpr TERRAZZO_FN uint32_t slot() const { return slot_; }
+  constexpr TERRAZZO_FN uint32_t phases() const { return phases_; }
+
+ private:
+  constexpr TERRAZZO_FN bool is_pinned(uint32_t slot) const {
+    return (slot + kNumSlots - first_pin_) % kNumSlots < num_pins_;
+  }
+
+  constexpr TERRAZZO_FN SlotUse take(uint32_t slot) {
+    const SlotUse use{slot, (phases_ >> slot) & 1u};
+    phases_ ^= 1u << slot;
+    slot_ = (slot + 1) % kNumSlots;
+    return use;
+  }
+
+  uint32_t slot_ = 0;
+  uint32_t phases_ = 0;
+  uint32_t first_pin_ = 0;
+  uint32_t num_pins_ = 0;
+};
+
+/// Stage `index` of a consumer's output staging, taken in turn.
+struct StageCursor {
+  uint32_t index = 0;
+  uint32_t phase = 0;
+
+  constexpr TERRAZZO_FN void advance() {
+    index = (index + 1) % kStagesPerConsumer;
+    phase ^= index == 0 ? 1u : 0u;
+  }
+};
+
+}  // namespace terrazzo

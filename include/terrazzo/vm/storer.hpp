@@ -1,0 +1,104 @@
+// A storer's view of an instruction: stages to memory, then the signals.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "terrazzo/vm/params.hpp"
+#include "terrazzo/vm/ring.hpp"
+
+namespace terrazzo {
+
+template <class M>
+class Storer {
+ public:
+  using Role = typename M::Role;
+  using Stage = typename M::Stage;
+
+  TERRAZZO_FN Storer(Role& role, const StepParams& params, uint32_t index)
+      : params(params), role_(role), index_(index) {}
+
+  const StepParams& params;
+
+  TERRAZZO_FN const Instruction& instruction() const { return *instruction_; }
+  TERRAZZO_FN uint32_t layer() const { return static_cast<uint32_t>(layer_); }
+  TERRAZZO_FN uint32_t index() const { return index_; }
+
+  /// The next stage, once its consumer has published it.
+  TERRAZZO_FN Stage take() {
+    auto& full = role_.shared().stage_full[index_][stage_cursor_.index];
+    role_.wait(full, stage_cursor_.phase, WaitKind::kStageFull, stage_cursor_.index);
+    return M::stage(role_, index_, stage_cursor_.index);
+  }
+
+  /// Bytes [offset, offset + bytes) of the stage's tile to `target`.
+  TERRAZZO_FN void store(std::byte* target, Stage stage, uint32_t offset, uint32_t bytes) {
+    M::store(role_, index_, stage, target, stage.tile + offset, bytes);
+  }
+
+  /// `count` 128-byte rows of the stage from row `first`, each to `target_of(row)`.
+  template <class TargetOf>
+  TERRAZZO_FN void scatter_rows(Stage stage, uint32_t first, uint32_t count, TargetOf target_of) {
+    M::for_each_lane(count, [&](uint32_t i) {
+      store(target_of(first + i), stage, (first + i) * kRowBytes, kRowBytes);
+    });
+  }
+
+  /// `count` values of the stage's vector from `first`.
+  TERRAZZO_FN void store_vector(float* target, Stage stage, uint32_t first, uint32_t count) {
+    M::store(role_, index_, stage, reinterpret_cast<std::byte*>(target),
+             reinterpret_cast<const std::byte*>(stage.vector + first),
+             static_cast<uint32_t>(count * sizeof(float)));
+  }
+
+  /// Gives the stage back once its bytes were read; its consumer waits.
+  TERRAZZO_FN void release(Stage stage) {
+    role_.wait_stores_read();
+    role_.arrive(role_.shared().stage_empty[index_][stage.index], WaitKind::kStageEmpty, stage.index);
+    stage_cursor_.advance();
+  }
+
+  // --- for the interpreter ---
+
+  TERRAZZO_FN void begin(const Instruction& instruction, int32_t layer) {
+    instruction_ = &instruction;
+    layer_ = layer;
+  }
+
+  /// Waits until all stores are complete, then adds this storer's share to the counters.
+  TERRAZZO_FN void finish() {
+    role_.wait_stores_written();
+    for (uint32_t s = 0; s < kNumSignals; ++s) {
+      const Signal& signal = instruction_->signals[s];
+      if (signal.count == 0) {
+        continue;
+      }
+      const uint32_t first = BankLayout::kBlocks +
+                             counter_index(params.program.counters_per_block, layer_, signal.first);
+      for (uint32_t gpu = 0; gpu < params.shape.world; ++gpu) {
+        if ((signal.gpus >> gpu & 1u) != 0) {
+          for (uint32_t i = 0; i < signal.count; ++i) {
+            role_.release_add(params.counters(gpu) + first + i, signal.increment);
+          }
+        }
+      }
+    }
+  }
+
+  /// End of the step (one storer of one SM a GPU): tells every GPU.
+  TERRAZZO_FN void signal_end() {
+    role_.wait_stores_written();
+    for (uint32_t gpu = 0; gpu < params.shape.world; ++gpu) {
+      role_.release_add(params.counters(gpu) + BankLayout::kEnd, 1);
+    }
+  }
+
+ private:
+  Role& role_;
+  uint32_t index_;
+  const Instruction* instruction_ = nullptr;
+  int32_t layer_ = 0;
+  StageCursor stage_cursor_;
+};
+
+}  // namespace terrazzo
