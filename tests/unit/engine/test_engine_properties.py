@@ -1,0 +1,135 @@
+"""Whatever the batching, chunking, page budget and aborts: each request gets its own tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unit.engine.fake_runner import FakeRunner, reference_tokens
+
+from terrazzo.engine import Engine, RequestOutput, SchedulerLimits, derived_seed
+from terrazzo.engine.request import pages_for
+from terrazzo.sampling import SamplingParams
+
+EOS = 0
+VOCAB_SIZE = 64
+MAX_MODEL_LEN = 300
+ENGINE_SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One request: it arrives before step `arrival` and may be aborted before step `abort`."""
+
+    prompt: list[int]
+    params: SamplingParams
+    arrival: int
+    abort: int | None
+
+
+params_strategy = st.builds(
+    SamplingParams,
+    max_tokens=st.integers(1, 150),
+    temperature=st.sampled_from([0.0, 0.5, 1.0]),
+    top_k=st.sampled_from([0, 5]),
+    top_p=st.sampled_from([1.0, 0.5]),
+    seed=st.none() | st.integers(0, 2**64 - 1),
+    ignore_eos=st.booleans(),
+)
+case_strategy = st.builds(
+    Case,
+    prompt=st.integers(1, 200).flatmap(
+        lambda n: st.integers(0, VOCAB_SIZE - 1).map(lambda k: [(k + i * i) % 64 for i in range(n)])
+    ),
+    params=params_strategy,
+    arrival=st.integers(0, 40),
+    abort=st.none() | st.none() | st.integers(0, 80),
+)
+limits_strategy = st.builds(
+    SchedulerLimits,
+    max_batch_tokens=st.sampled_from([1, 2, 7, 64, 130, 256]),
+    max_chunk_tokens=st.sampled_from([1, 3, 63, 64, 65, 256]),
+    max_sequences=st.integers(1, 8),
+    num_pages=st.integers(pages_for(MAX_MODEL_LEN), 12),
+)
+
+
+def expected_tokens(case: Case, request_id: int) -> list[int]:
+    params = case.params
+    seed = derived_seed(ENGINE_SEED, request_id) if params.seed is None else params.seed
+    count = min(params.max_tokens, MAX_MODEL_LEN - len(case.prompt))
+    tokens = reference_tokens(
+        case.prompt, count, sampling=(params.temperature, params.top_k, params.top_p, seed)
+    )
+    if EOS in tokens and not params.ignore_eos:
+        tokens = tokens[: tokens.index(EOS) + 1]
+    return tokens
+
+
+def run(cases: list[Case], limits: SchedulerLimits, fail_every: int) -> dict[int, RequestOutput]:
+    """Serve the cases, in order of arrival, on a machine that stops every few steps."""
+    runner = FakeRunner(num_pages=12, max_model_len=MAX_MODEL_LEN, vocab_size=VOCAB_SIZE)
+    engine = Engine(runner, [EOS], seed=ENGINE_SEED, limits=limits)
+    outputs: dict[int, RequestOutput] = {}
+    streamed: dict[int, list[int]] = {}
+    num_added = step = 0
+    while engine.has_work() or num_added < len(cases):
+        while num_added < len(cases) and cases[num_added].arrival <= step:
+            case = cases[num_added]
+            request_id = engine.add_request(case.prompt, case.params)
+            assert request_id == num_added
+            streamed[request_id] = []
+            num_added += 1
+        for request_id in range(num_added):
+            if cases[request_id].abort == step and (output := engine.abort(request_id)):
+                outputs[request_id] = output
+        runner.fail_next = fail_every > 0 and step % fail_every == fail_every - 1
+        try:
+            updates = engine.step()
+        except RuntimeError as error:
+            assert str(error) == "the machine stopped"
+            updates = []
+        for update in updates:
+            assert update.request_id not in outputs, "an update after the end"
+            streamed[update.request_id].append(update.token_id)
+            if update.output is not None:
+                outputs[update.request_id] = update.output
+        engine.check()
+        step += 1
+        assert step < 100_000, "the engine does not come to an end"
+    metrics = engine.metrics()
+    assert metrics.steps == len(runner.batches)
+    assert metrics.computed_rows == sum(batch.num_rows for batch in runner.batches)
+    assert metrics.free_pages == limits.num_pages
+    assert metrics.running == metrics.waiting == 0
+    assert metrics.finished + metrics.aborted == len(cases) == len(outputs)
+    assert metrics.generated_tokens == sum(map(len, streamed.values()))
+    for request_id, tokens in streamed.items():
+        assert tuple(tokens) == outputs[request_id].token_ids
+    return outputs
+
+
+@settings(max_examples=120)
+@given(
+    cases=st.lists(case_strategy, min_size=1, max_size=9).map(
+        lambda cases: sorted(cases, key=lambda case: case.arrival)
+    ),
+    limits=limits_strategy,
+    fail_every=st.sampled_from([0, 0, 3, 10]),
+)
+def test_every_request_gets_the_tokens_it_gets_alone(
+    cases: list[Case], limits: SchedulerLimits, fail_every: int
+) -> None:
+    outputs = run(cases, limits, fail_every)
+    for request_id, case in enumerate(cases):
+        output = outputs[request_id]
+        expected = tuple(expected_tokens(case, request_id))
+        assert output.prompt_token_ids == tuple(case.prompt)
+        if output.finish_reason == "abort":
+            assert output.token_ids == expected[: len(output.token_ids)]
+            assert len(output.token_ids) < len(expected)
+            continue
+        assert output.token_ids == expected
+        stopped = expected[-1] == EOS and not case.params.ignore_eos
+        assert output.finish_reason == ("stop" if stopped else "length")
