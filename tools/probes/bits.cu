@@ -153,7 +153,7 @@ uint16_t draw(const std::string& name, int matrix, int row, int k) {
     bool negative = (r & 1) != 0;
     uint32_t mantissa = (r >> 1) & 0x7F;
     int range = int((r >> 8) & 0xFFFF);
-    if (name == "positive") return pattern(false, 126, mantissa);
+    if (name == "positive") return pattern(false, 119 + range % 8, mantissa);
     if (name == "wide" || name == "sparse") {
         if (name == "sparse" && ((r >> 40) & 1)) return negative ? 0x8000 : 0;
         return pattern(negative, 127 - 12 + range % 25, mantissa);

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #define PROBE_CHECK(call)                                                                     \
@@ -69,46 +70,61 @@ __device__ __forceinline__ uint32_t smem_address(const void* pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-__device__ __forceinline__ void mbarrier_init(uint64_t* barrier, uint32_t count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(smem_address(barrier)), "r"(count)
-                 : "memory");
+// Barriers and buffers go by their shared-memory address: held in a register once, it is not
+// computed again at every use.
+__device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
 
 __device__ __forceinline__ void fence_barrier_init() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-__device__ __forceinline__ void mbarrier_expect(uint64_t* barrier, uint32_t bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                     smem_address(barrier)),
-                 "r"(bytes)
+__device__ __forceinline__ void mbarrier_expect(uint32_t barrier, uint32_t bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                  : "memory");
 }
 
-__device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier, uint32_t count = 1) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(smem_address(barrier)),
-                 "r"(count)
+__device__ __forceinline__ void mbarrier_arrive(uint32_t barrier, uint32_t count = 1) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(count)
                  : "memory");
 }
 
-__device__ __forceinline__ bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
+__device__ __forceinline__ bool mbarrier_try_wait(uint32_t barrier, uint32_t parity) {
     uint32_t done;
     asm volatile(
         "{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
         "selp.u32 %0, 1, 0, p;}"
         : "=r"(done)
-        : "r"(smem_address(barrier)), "r"(parity)
+        : "r"(barrier), "r"(parity)
         : "memory");
     return done != 0;
 }
 
 // A probe that hangs wastes the machine: after about four seconds it traps.
-__device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
+__device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity) {
     if (mbarrier_try_wait(barrier, parity)) return;
     long long start = clock64();
     while (!mbarrier_try_wait(barrier, parity)) {
         if (clock64() - start > 8'000'000'000ll) __trap();
     }
+}
+
+__device__ __forceinline__ uint32_t load_shared(uint32_t address) {
+    uint32_t value;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+    return value;
+}
+
+__device__ __forceinline__ void store_shared(uint32_t address, uint32_t value) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
+// Keeps an address in a register: without it the compiler may rebuild it at every use.
+__device__ __forceinline__ uint32_t held_address(const void* pointer) {
+    uint32_t address = smem_address(pointer);
+    asm volatile("" : "+r"(address));
+    return address;
 }
 
 __device__ __forceinline__ uint64_t evict_first_policy() {
@@ -117,27 +133,27 @@ __device__ __forceinline__ uint64_t evict_first_policy() {
     return policy;
 }
 
-__device__ __forceinline__ void bulk_load_async(void* smem, const void* gmem, uint32_t bytes,
-                                                uint64_t* barrier) {
+__device__ __forceinline__ void bulk_load_async(uint32_t smem, const void* gmem, uint32_t bytes,
+                                                uint32_t barrier) {
     asm volatile(
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-            "r"(smem_address(smem)),
-        "l"(gmem), "r"(bytes), "r"(smem_address(barrier))
+            "r"(smem),
+        "l"(gmem), "r"(bytes), "r"(barrier)
         : "memory");
 }
 
-__device__ __forceinline__ void bulk_load_async(void* smem, const void* gmem, uint32_t bytes,
-                                                uint64_t* barrier, uint64_t policy) {
+__device__ __forceinline__ void bulk_load_async(uint32_t smem, const void* gmem, uint32_t bytes,
+                                                uint32_t barrier, uint64_t policy) {
     asm volatile(
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-        "[%0], [%1], %2, [%3], %4;" ::"r"(smem_address(smem)),
-        "l"(gmem), "r"(bytes), "r"(smem_address(barrier)), "l"(policy)
+        "[%0], [%1], %2, [%3], %4;" ::"r"(smem),
+        "l"(gmem), "r"(bytes), "r"(barrier), "l"(policy)
         : "memory");
 }
 
-__device__ __forceinline__ void bulk_store_async(void* gmem, const void* smem, uint32_t bytes) {
+__device__ __forceinline__ void bulk_store_async(void* gmem, uint32_t smem, uint32_t bytes) {
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(gmem),
-                 "r"(smem_address(smem)), "r"(bytes)
+                 "r"(smem), "r"(bytes)
                  : "memory");
 }
 
@@ -199,21 +215,29 @@ __host__ __device__ inline uint32_t swizzled(uint32_t row, uint32_t column) {
 
 // ---------------------------------------------------------------- host side
 
+static __global__ void clock_rate_kernel(long long* result) {
+    uint64_t t0, t1;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t0));
+    long long c0 = clock64();
+    do {
+        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t1));
+    } while (t1 - t0 < 20'000'000);
+    result[0] = clock64() - c0;
+    result[1] = (long long)(t1 - t0);
+}
+
 struct Device {
     int sm_count;
-    double clock_ghz;
 };
 
 inline Device open_device() {
     cudaDeviceProp properties;
     PROBE_CHECK(cudaGetDeviceProperties(&properties, 0));
     int driver = 0;
-    int clock_khz = 0;
     PROBE_CHECK(cudaDriverGetVersion(&driver));
-    PROBE_CHECK(cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, 0));
     std::printf("# %s, %d SMs, CUDA driver %d.%d\n", properties.name,
                 properties.multiProcessorCount, driver / 1000, driver % 1000 / 10);
-    return {properties.multiProcessorCount, clock_khz * 1e-6};
+    return {properties.multiProcessorCount};
 }
 
 template <class T>
@@ -245,6 +269,16 @@ inline void finish(const char* what) {
         std::printf("%s: %s\n", what, cudaGetErrorString(status));
         std::exit(1);
     }
+}
+
+// Clock of an otherwise idle SM.
+inline double cycles_per_ns() {
+    long long* pointer = device_array<long long>(2);
+    clock_rate_kernel<<<1, 1>>>(pointer);
+    finish("clock_rate");
+    auto values = to_host(pointer, 2);
+    PROBE_CHECK(cudaFree(pointer));
+    return double(values[0]) / double(values[1]);
 }
 
 // Median time of `repeats` calls after one warm-up, in seconds.
