@@ -5,7 +5,7 @@
 
 #include "lower/attention_plan.hpp"
 #include "lower/emitter.hpp"
-#include "terrazzo/core/check.hpp"
+#include "lower/step_tables.hpp"
 
 namespace terrazzo {
 namespace {
@@ -13,47 +13,6 @@ namespace {
 using enum CounterFamily;
 
 constexpr uint32_t kWaveBlocks = 16;  // row blocks that share a weight tile while it is in L2
-
-void fill_rows(LoweredStep& step, const StepRequest& request) {
-  step.rows.resize(request.token_ids.size());
-  step.page_ids.assign(request.page_ids.begin(), request.page_ids.end());
-  uint32_t row = 0;
-  for (size_t s = 0; s < request.seq_lens.size(); ++s) {
-    const auto table = static_cast<uint32_t>(request.page_indptr[s]);
-    const auto length = static_cast<uint32_t>(request.seq_lens[s]);
-    for (uint32_t i = 0; i < length; ++i, ++row) {
-      const uint32_t position = static_cast<uint32_t>(request.context_lens[s]) + i;
-      step.rows[row] = {.token = request.token_ids[row],
-                        .position = position,
-                        .append_page = step.page_ids[table + position / kPageTokens],
-                        .page_table_offset = table,
-                        .flags = length == 1 ? kDecodeRow : 0u,
-                        .reserved = {}};
-    }
-  }
-}
-
-void fill_logit_rows(LoweredStep& step, const StepRequest& request) {
-  const size_t count = request.logit_rows.size();
-  step.logit_rows.resize(count);
-  uint32_t slots = 0;
-  for (size_t i = 0; i < count; ++i) {
-    step.logit_rows[i] = {.row = static_cast<uint32_t>(request.logit_rows[i]),
-                          .temperature = request.temperature[i],
-                          .top_k = static_cast<uint32_t>(request.top_k[i]),
-                          .top_p = request.top_p[i],
-                          .seed = request.seed[i],
-                          .output_position = static_cast<uint32_t>(request.output_position[i]),
-                          .logits_slot = request.want_logits[i] != 0 ? slots++ : kNoLogits};
-  }
-  step.num_wanted_logits = slots;
-  for (size_t i = 0; i < count; ++i) {
-    if (request.want_logits[i] == 0 && samples_from_logits(request, i)) {
-      step.logit_rows[i].logits_slot = slots++;
-    }
-  }
-  step.num_logits_slots = slots;
-}
 
 struct BlockRange {
   uint32_t first;
@@ -408,8 +367,7 @@ void lower_into(LoweredStep& step, const StepRequest& request, const ModelShape&
                 const StepLimits& limits, const LowerOptions& options) {
   validate(shape);
   validate(request, shape, limits);
-  fill_rows(step, request);
-  fill_logit_rows(step, request);
+  fill_tables(step, request);
   const AttentionPlan attention = plan_attention(request, shape, limits, options.num_sms);
   step.num_layers = shape.num_layers;
   step.counters = CounterMap(
