@@ -49,7 +49,7 @@ class ChatTemplate:
         names["add_generation_prompt"] = add_generation_prompt
         try:
             return self._template.render(names)
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except Exception as error:
             # A template is a program from outside: whatever it trips over is about these messages.
             raise ChatTemplateError(
                 f"[chat_template] the template does not accept these messages: {error}"
