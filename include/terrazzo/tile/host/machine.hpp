@@ -3,8 +3,10 @@
 
 #include "terrazzo/arch/host/machine.hpp"
 #include "terrazzo/tile/host/attention.hpp"
+#include "terrazzo/tile/host/gather.hpp"
 #include "terrazzo/tile/host/mma.hpp"
 #include "terrazzo/tile/host/panel.hpp"
+#include "terrazzo/tile/host/sampling.hpp"
 #include "terrazzo/tile/host/tiles.hpp"
 
 namespace terrazzo::host {
