@@ -1,0 +1,134 @@
+"""Where a checkpoint's rows go in the fused, reordered weights of one GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ._core import HostModel
+    from .models.checkpoint import Checkpoint
+    from .models.config import ModelConfig
+
+PANEL_COLS = 64  # core/geometry.hpp kPanelCols
+PAIR_RUN = 8  # core/geometry.hpp kPairRun
+
+Index = NDArray[np.int32]
+_NO_SCALE = np.empty(0, np.float32)
+
+
+def pair_interleaved(first: Index, second: Index) -> Index:
+    """Alternates two index lists of equal length in runs of PAIR_RUN."""
+    runs = np.stack([first.reshape(-1, PAIR_RUN), second.reshape(-1, PAIR_RUN)], axis=1)
+    return runs.reshape(-1)
+
+
+def rotary_order(head_dim: int) -> Index:
+    """Dimensions of a head in stored order: rotary partners 8 columns apart."""
+    dims = np.arange(head_dim, dtype=np.int32)
+    return pair_interleaved(dims[: head_dim // 2], dims[head_dim // 2 :])
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One GPU's share of a model."""
+
+    config: ModelConfig
+    gpu: int
+    gpus: int
+    act_panels: int
+    vocab_panels: int
+
+    def head_rows(self, head: int, order: Index) -> Index:
+        """Checkpoint rows of a query or KV head."""
+        return (head * self.config.head_dim + order).astype(np.int32)
+
+    def local_kv_heads(self) -> range:
+        count = self.config.num_kv_heads // self.gpus
+        return range(self.gpu * count, (self.gpu + 1) * count)
+
+    def intermediate_columns(self) -> Index:
+        """Columns of the MLP that this GPU computes; fewer than its panels hold on the last GPU."""
+        width = self.act_panels * PANEL_COLS
+        end = min((self.gpu + 1) * width, self.config.intermediate_size)
+        return np.arange(min(self.gpu * width, end), end, dtype=np.int32)
+
+    def vocabulary_rows(self) -> Index:
+        width = self.vocab_panels * PANEL_COLS
+        end = min((self.gpu + 1) * width, self.config.vocab_size)
+        return np.arange(min(self.gpu * width, end), end, dtype=np.int32)
+
+
+def bf16_to_float(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def pack_layer(model: HostModel, checkpoint: Checkpoint, shard: Shard, layer: int) -> None:
+    """Packs one layer of one GPU; RMSNorm weights are folded into the matrices that follow them."""
+    from ._core import Matrix
+
+    prefix = f"model.layers.{layer}."
+
+    def tensor(name: str) -> NDArray[np.uint16]:
+        return np.ascontiguousarray(checkpoint.tensor(f"{prefix}{name}.weight"))
+
+    def pack(
+        which: Matrix,
+        targets: Index,
+        source: NDArray[np.uint16],
+        rows: Index,
+        scale: NDArray[np.float32],
+    ) -> None:
+        model.pack_rows(shard.gpu, which, layer, targets, source, rows, scale)
+
+    attention_scale = bf16_to_float(tensor("input_layernorm"))
+    for kind, (targets, rows) in _qkv_rows(shard).items():
+        pack(Matrix.QKV, targets, tensor(f"self_attn.{kind}_proj"), rows, attention_scale)
+    hidden = np.arange(shard.config.hidden_size, dtype=np.int32)
+    pack(Matrix.O, hidden, tensor("self_attn.o_proj"), hidden, _NO_SCALE)
+
+    mlp_scale = bf16_to_float(tensor("post_attention_layernorm"))
+    columns = shard.intermediate_columns()
+    local = np.arange(len(columns), dtype=np.int32)
+    gate_targets = (local // PAIR_RUN) * (2 * PAIR_RUN) + local % PAIR_RUN
+    pack(Matrix.GATE_UP, gate_targets, tensor("mlp.gate_proj"), columns, mlp_scale)
+    pack(Matrix.GATE_UP, gate_targets + PAIR_RUN, tensor("mlp.up_proj"), columns, mlp_scale)
+    down = np.ascontiguousarray(tensor("mlp.down_proj")[:, columns])
+    pack(Matrix.DOWN, hidden, down, hidden, _NO_SCALE)
+
+
+def _qkv_rows(shard: Shard) -> dict[str, tuple[Index, Index]]:
+    """For q, k and v: rows of the fused matrix, and the checkpoint's rows that go there."""
+    config = shard.config
+    group = config.num_heads // config.num_kv_heads
+    rotary = rotary_order(config.head_dim)
+    natural = np.arange(config.head_dim, dtype=np.int32)
+    targets: dict[str, list[Index]] = {"q": [], "k": [], "v": []}
+    sources: dict[str, list[Index]] = {"q": [], "k": [], "v": []}
+    place = 0
+    for kv_head in shard.local_kv_heads():
+        heads = [("q", kv_head * group + i, rotary) for i in range(group)]
+        heads += [("k", kv_head, rotary), ("v", kv_head, natural)]
+        for kind, head, order in heads:
+            targets[kind].append((place + natural).astype(np.int32))
+            sources[kind].append(shard.head_rows(head, order))
+            place += config.head_dim
+    return {k: (np.concatenate(targets[k]), np.concatenate(sources[k])) for k in targets}
+
+
+def pack_lm_head(model: HostModel, lm_head: NDArray[np.uint16], shard: Shard) -> None:
+    from ._core import Matrix
+
+    rows = shard.vocabulary_rows()
+    if len(rows):
+        local = np.arange(len(rows), dtype=np.int32)
+        model.pack_rows(shard.gpu, Matrix.LM_HEAD, 0, local, lm_head, rows, _NO_SCALE)
+
+
+def rope_table(inv_freq: NDArray[np.float32], positions: int) -> NDArray[np.float32]:
+    """[positions, head_dim]: the cosines of a position, then its sines."""
+    angles = np.arange(positions, dtype=np.float32)[:, None] * inv_freq[None, :].astype(np.float32)
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)

@@ -1,0 +1,100 @@
+#include "machine/host/host_model.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "lower/lower.hpp"
+#include "lower/verifier.hpp"
+
+namespace terrazzo::host {
+
+HostModel::HostModel(const ModelShape& shape, const StepLimits& limits, const HostOptions& options)
+    : machine_(shape, limits, options), options_(options) {
+  for (uint32_t gpu = 0; gpu < shape.world; ++gpu) {
+    weights_.emplace_back(shape);
+  }
+}
+
+PackedModel& HostModel::weights(uint32_t gpu) {
+  check(gpu < weights_.size(), "host model", "gpu ", gpu, " of ", weights_.size());
+  return weights_[gpu];
+}
+
+void HostModel::set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
+                           std::span<const float> rope) {
+  constexpr const char* kOp = "set_tables";
+  const ModelShape& shape = machine_.shape();
+  const uint64_t cols = uint64_t{shape.hidden_panels()} * kPanelCols;
+  check(embedding.rows == shape.vocab && embedding.cols == shape.hidden, kOp,
+        "expected an embedding of [", shape.vocab, ", ", shape.hidden, "], got [", embedding.rows,
+        ", ", embedding.cols, "]");
+  check(final_norm.size() == shape.hidden, kOp, "expected a final norm of [", shape.hidden,
+        "], got [", final_norm.size(), "]");
+  const uint64_t rope_size = uint64_t{machine_.limits().max_position} * shape.head_dim;
+  check(rope.size() == rope_size, kOp, "expected ", rope_size, " rotary values, got ", rope.size());
+  tables_.embedding.assign(embedding.rows * cols, bf16{0});
+  for (uint64_t row = 0; row < embedding.rows; ++row) {
+    std::copy_n(embedding.data + row * embedding.cols, embedding.cols,
+                tables_.embedding.data() + row * cols);
+  }
+  tables_.final_norm.assign(cols, bf16{0});
+  std::copy(final_norm.begin(), final_norm.end(), tables_.final_norm.begin());
+  tables_.rope.assign(rope.begin(), rope.end());
+  for (uint32_t gpu = 0; gpu < shape.world; ++gpu) {
+    machine_.set_model(gpu, weights_[gpu].view(tables_));
+  }
+}
+
+void HostModel::lower_step(const StepRequest& request) {
+  check(!tables_.rope.empty(), "step", "the model has no tables yet: call set_tables first");
+  lower_into(step_, request, machine_.shape(), machine_.limits(), {options_.num_sms});
+}
+
+void HostModel::step(const StepRequest& request) {
+  lower_step(request);
+  machine_.run(step_);
+  collect();
+}
+
+void HostModel::step_checked(const StepRequest& request, const CheckOptions& options) {
+  lower_step(request);
+  machine_.run_checked(step_, options);
+  collect();
+}
+
+std::vector<std::string> HostModel::verify(const StepRequest& request) const {
+  const LoweredStep step =
+      lower(request, machine_.shape(), machine_.limits(), {options_.num_sms});
+  std::vector<std::string> out;
+  for (const Problem& problem : terrazzo::verify(step, machine_.shape(), machine_.limits())) {
+    out.push_back(problem.text);
+  }
+  return out;
+}
+
+void HostModel::collect() {
+  const ModelShape& shape = machine_.shape();
+  const size_t rows = step_.logit_rows.size();
+  outputs_.tokens.resize(rows);
+  outputs_.logprobs.resize(rows);
+  for (size_t row = 0; row < rows; ++row) {
+    outputs_.tokens[row] = machine_.sampled()[row].token;
+    outputs_.logprobs[row] = machine_.sampled()[row].logprob;
+  }
+  outputs_.logits.resize(size_t{step_.num_wanted_logits} * shape.vocab);
+  const uint32_t gpu_cols = shape.vocab_panels() * kPanelCols;
+  for (size_t row = 0; row < rows; ++row) {
+    const uint32_t slot = step_.logit_rows[row].logits_slot;
+    if (slot >= step_.num_wanted_logits) {
+      continue;
+    }
+    const uint32_t owner = shape.owner(static_cast<uint32_t>(row / kRowBlock));
+    for (uint32_t gpu = 0; gpu * gpu_cols < shape.vocab; ++gpu) {
+      const uint32_t count = std::min(gpu_cols, shape.vocab - gpu * gpu_cols);
+      std::copy_n(machine_.logits(owner, slot, gpu), count,
+                  outputs_.logits.data() + size_t{slot} * shape.vocab + gpu * gpu_cols);
+    }
+  }
+}
+
+}  // namespace terrazzo::host

@@ -1,0 +1,54 @@
+// A model on the host machine: weights, tables, and steps from request to sampled tokens.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lower/step_request.hpp"
+#include "machine/host/host_machine.hpp"
+#include "machine/packed_model.hpp"
+
+namespace terrazzo::host {
+
+struct StepOutputs {
+  std::vector<int32_t> tokens;  // [logit rows]
+  std::vector<float> logprobs;  // [logit rows]
+  std::vector<float> logits;    // [rows that asked, vocab]
+};
+
+class HostModel {
+ public:
+  HostModel(const ModelShape& shape, const StepLimits& limits, const HostOptions& options);
+  HostModel(const HostModel&) = delete;
+  HostModel& operator=(const HostModel&) = delete;
+
+  const ModelShape& shape() const { return machine_.shape(); }
+  const StepLimits& limits() const { return machine_.limits(); }
+  HostMachine& machine() { return machine_; }
+  PackedModel& weights(uint32_t gpu);
+
+  /// embedding: [vocab, hidden]; final_norm: [hidden]; rope: [max_position, head_dim].
+  void set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
+                  std::span<const float> rope);
+
+  void step(const StepRequest& request);
+  void step_checked(const StepRequest& request, const CheckOptions& options);
+  std::vector<std::string> verify(const StepRequest& request) const;
+
+  /// Of the last step.
+  const StepOutputs& outputs() const { return outputs_; }
+
+ private:
+  void lower_step(const StepRequest& request);
+  void collect();
+
+  HostMachine machine_;
+  HostOptions options_;
+  std::vector<PackedModel> weights_;
+  SharedTables tables_;
+  LoweredStep step_;
+  StepOutputs outputs_;
+};
+
+}  // namespace terrazzo::host
