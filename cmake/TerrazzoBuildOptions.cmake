@@ -11,6 +11,11 @@ target_compile_options(terrazzo_build_options INTERFACE
   # Bits must not depend on the vector width chosen at run time: an fma is written as one.
   $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 
+# Before version 13, GCC warns of an overlap inside std::string that cannot be (GCC bug 105651).
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  target_compile_options(terrazzo_build_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
+endif()
 if(TERRAZZO_WERROR)
   target_compile_options(terrazzo_build_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
 endif()
