@@ -114,7 +114,10 @@ inline void fold_candidates(Stage& stage, uint32_t first_row, uint32_t rows, con
 inline void finish_tokens(Stage& stage, uint32_t rows) {
   for (uint32_t row = 0; row < rows; ++row) {
     const auto total = load_at<Candidate>(stage.tile + kTotalsOffset, row);
-    const float logprob = total.logit - total.max - log_approx(total.sum_exp);
+    // A row with a NaN, or with nothing but -inf, has no softmax.
+    const float log_sum =
+        total.sum_exp > 0.0f ? log_approx(total.sum_exp) : std::numeric_limits<float>::quiet_NaN();
+    const float logprob = total.logit - total.max - log_sum;
     store_at(stage.tile + kTokensOffset, row,
              SampledToken{static_cast<int32_t>(total.id), logprob, {}});
   }
