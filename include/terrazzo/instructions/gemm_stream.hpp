@@ -40,13 +40,21 @@ struct GemmStream {
         small((instruction.flags & kSmallTokens) != 0) {}
 
   static constexpr uint32_t kPanelsPerSlot = kSlotBytes / kHalfPanelBytes;  // 2
+  static constexpr uint32_t kWeightSlotsPerTokens = 8;
+  static_assert(kWeightSlotsPerTokens + 1 < kNumSlots);
 
   // --- small ---
   constexpr TERRAZZO_FN uint32_t token_bytes() const { return round_up(rows, 8u) * kRowBytes; }
-  constexpr TERRAZZO_FN uint32_t k_per_token_slot() const { return kSlotBytes / token_bytes(); }
   constexpr TERRAZZO_FN uint32_t k_per_weight_slot() const { return panels == 1 ? 2 : 1; }
   constexpr TERRAZZO_FN uint32_t weight_slots_per_k() const {
     return ceil_div(panels, kPanelsPerSlot);
+  }
+  /// Tokens stay in their slot while the weights of these k tiles pass by; were these more than the rest
+  /// of the ring, the loader would come round to that slot and wait for ever.
+  constexpr TERRAZZO_FN uint32_t k_per_token_slot() const {
+    const uint32_t fit = kSlotBytes / token_bytes();
+    const uint32_t pass = kWeightSlotsPerTokens * k_per_weight_slot() / weight_slots_per_k();
+    return fit < pass ? fit : pass;
   }
 
   constexpr TERRAZZO_FN SlotPlan slots(uint32_t extra) const {
