@@ -37,8 +37,12 @@ def tiny_config(vocab_size: int) -> ModelConfig:
     )
 
 
+class MachineStoppedError(RuntimeError):
+    """A step failed after it wrote its pages."""
+
+
 class FakeRunner:
-    """Keeps the Runner protocol; `fail_next` makes the next step raise after it wrote its pages."""
+    """Keeps the Runner protocol; `fail_next` makes the next step raise MachineStoppedError."""
 
     def __init__(
         self,
@@ -69,7 +73,7 @@ class FakeRunner:
             self._append(self._pages(batch, i), context, token_ids[starts[i] : starts[i + 1]])
         if self.fail_next:
             self.fail_next = False
-            raise RuntimeError("the machine stopped")
+            raise MachineStoppedError
         tokens = np.empty(batch.num_logit_rows, np.int32)
         logprobs = np.empty(batch.num_logit_rows, np.float32)
         logits = np.zeros((int(batch.want_logits.sum()), self.config.vocab_size), np.float32)
@@ -101,7 +105,8 @@ class FakeRunner:
         return resolved
 
     def _pages(self, batch: StepInput, i: int) -> NDArray[np.int32]:
-        return batch.page_ids[batch.page_indptr[i] : batch.page_indptr[i + 1]]
+        start, end = batch.page_indptr[i : i + 2].tolist()
+        return batch.page_ids[start:end]
 
     def _append(self, pages: NDArray[np.int32], context: int, token_ids: NDArray[np.int32]) -> None:
         positions = np.arange(context, context + len(token_ids))

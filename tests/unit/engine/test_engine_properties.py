@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.engine.fake_runner import FakeRunner, reference_tokens
+from unit.engine.fake_runner import FakeRunner, MachineStoppedError, reference_tokens
 
 from terrazzo.engine import Engine, RequestOutput, SchedulerLimits, derived_seed
 from terrazzo.engine.request import pages_for
@@ -87,8 +87,7 @@ def run(cases: list[Case], limits: SchedulerLimits, fail_every: int) -> dict[int
         runner.fail_next = fail_every > 0 and step % fail_every == fail_every - 1
         try:
             updates = engine.step()
-        except RuntimeError as error:
-            assert str(error) == "the machine stopped"
+        except MachineStoppedError:
             updates = []
         for update in updates:
             assert update.request_id not in outputs, "an update after the end"

@@ -1,0 +1,56 @@
+"""`terrazzo info`: what this installation is and what it can run on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from pathlib import Path
+
+from .. import env
+from .options import Subparsers
+
+# Instruction sets that the host machine's speed depends on, as Linux names them.
+CPU_FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Declare the subcommand."""
+    text = "show version, machines and folders"
+    parser = subparsers.add_parser("info", help=text, description=text.capitalize() + ".")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print one `name: value` line for each fact."""
+    del options
+    from .. import __version__
+    from .._core import cuda_built
+
+    cuda = "built" if cuda_built() else "not built (no nvcc was found or wanted)"
+    facts = {
+        "version": __version__,
+        "package": Path(__file__).parents[1],
+        "python": f"{platform.python_version()} ({platform.machine()})",
+        "machines": "host",
+        "cuda": cuda,
+        "cpu": f"{os.cpu_count()} cores, {' '.join(cpu_features()) or 'no known features'}",
+        "cache": env.cache_dir(),
+    }
+    for name, value in facts.items():
+        print(f"{name + ':':<10} {value}")
+    return 0
+
+
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """Which of CPU_FEATURES this machine has; none where the system does not tell."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip().lower() in ("flags", "features"):
+            present = set(value.split())
+            return [feature for feature in CPU_FEATURES if feature in present]
+    return []

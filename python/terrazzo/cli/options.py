@@ -1,0 +1,76 @@
+"""Options that several subcommands share, and what is made from them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..llm import LLM
+    from ..sampling import SamplingParams
+
+Subparsers = argparse._SubParsersAction  # argparse gives its type no public name
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which model, and the machine it runs on."""
+    group = parser.add_argument_group("model and machine")
+    group.add_argument(
+        "--model", help="folder, hub name or .gguf file [SmolLM2-135M-Instruct]", metavar="NAME"
+    )
+    group.add_argument("--device", choices=("auto", "host", "cuda"), default="auto")
+    group.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs, on the host virtual")
+    group.add_argument("--sms", type=int, metavar="N", help="virtual SMs of each GPU")
+    group.add_argument("--threads", type=int, metavar="N", help="threads that run virtual SMs")
+    group.add_argument("--max-model-len", type=int, metavar="N", help="longest context in tokens")
+    group.add_argument("--kv-pages", type=int, metavar="N", help="KV pages of 64 tokens")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """How tokens are chosen and when an answer ends."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--max-tokens", type=int, default=256, metavar="N", help="[256]")
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="0 takes the likeliest token [0]",
+    )
+    group.add_argument("--top-k", type=int, default=0, metavar="K", help="0 is off [0]")
+    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="1 is off [1]")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling [0]")
+    group.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before it; may be repeated"
+    )
+    group.add_argument("--ignore-eos", action="store_true", help="go on after an end token")
+
+
+def open_llm(options: argparse.Namespace) -> LLM:
+    """The model that the options name."""
+    from ..llm import LLM
+
+    return LLM(
+        options.model,
+        device=options.device,
+        gpus=options.gpus,
+        num_sms=options.sms,
+        num_threads=options.threads,
+        max_model_len=options.max_model_len,
+        kv_pages=options.kv_pages,
+    )
+
+
+def sampling_params(options: argparse.Namespace) -> SamplingParams:
+    """The sampling that the options describe; ValueError for bad values."""
+    from ..sampling import SamplingParams
+
+    return SamplingParams(
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+        stop=tuple(options.stop),
+        ignore_eos=options.ignore_eos,
+    )

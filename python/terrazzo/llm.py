@@ -1,0 +1,293 @@
+"""LLM: a model, opened and ready to generate text."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from . import env
+from .engine import Engine, EngineMetrics, RequestOutput, RequestUpdate
+from .sampling import SamplingParams
+from .step import PAGE_TOKENS, Runner
+
+if TYPE_CHECKING:
+    from .models.config import ModelConfig
+    from .models.loader import OpenedModel
+
+_log = logging.getLogger(__name__)
+
+Prompt = str | Sequence[int]
+Messages = Sequence[Mapping[str, object]]
+
+DEFAULT_MAX_BATCH_TOKENS = 512
+DEFAULT_MAX_SEQUENCES = 64
+
+
+class ChatTokenizer(Protocol):
+    """What LLM needs of a tokenizer."""
+
+    @property
+    def has_chat_template(self) -> bool: ...
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int], /) -> str: ...
+
+    def apply_chat_template(self, messages: Messages) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSizes:
+    """Tokens of the longest sequence, and the KV pages for all sequences together."""
+
+    max_model_len: int
+    num_pages: int
+
+    @classmethod
+    def choose(
+        cls,
+        config: ModelConfig,
+        *,
+        max_model_len: int | None = None,
+        kv_pages: int | None = None,
+        kv_gib: float = 1.0,
+    ) -> CacheSizes:
+        """Fill in what is not given: as many pages as `kv_gib` holds, and the longest context that
+        both the model and the pages allow. Raises ValueError for sizes that contradict each other.
+        """
+        for name, value in (("max_model_len", max_model_len), ("kv_pages", kv_pages)):
+            if value is not None and value < 1:
+                raise ValueError(f"[LLM] {name}: expected at least 1, got {value}")
+        if max_model_len is not None and max_model_len > config.max_position:
+            raise ValueError(
+                f"[LLM] max_model_len: the model has {config.max_position} positions, "
+                f"got {max_model_len}"
+            )
+        if kv_pages is None:
+            kv_pages = max(1, int(kv_gib * 2**30) // kv_page_bytes(config))
+        if max_model_len is None:
+            max_model_len = min(config.max_position, kv_pages * PAGE_TOKENS)
+        return cls(max_model_len, kv_pages)
+
+
+def kv_page_bytes(config: ModelConfig) -> int:
+    """Bytes of one page: keys and values in bfloat16 of all layers and KV heads."""
+    return 2 * 2 * PAGE_TOKENS * config.head_dim * config.num_kv_heads * config.num_layers
+
+
+class LLM:
+    """A model on a machine, with an engine that serves any number of prompts together.
+
+    `model` is a folder, a hub name or a `.gguf` file; without it, the default model. `gpus` is the
+    tensor-parallel degree. On the host machine each virtual GPU has `num_sms` SMs, run by
+    `num_threads` threads. `seed` gives seeds to requests that have none: the i-th request of an LLM
+    always gets the same one. Raises ValueError or ModelError for what cannot be served.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        device: str = "auto",
+        gpus: int = 1,
+        max_model_len: int | None = None,
+        max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS,
+        max_sequences: int = DEFAULT_MAX_SEQUENCES,
+        kv_pages: int | None = None,
+        num_sms: int | None = None,
+        num_threads: int | None = None,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> None:
+        _check_device(device)
+        opened = _open(model)
+        sizes = CacheSizes.choose(
+            opened.config,
+            max_model_len=max_model_len,
+            kv_pages=kv_pages,
+            kv_gib=env.KV_GIB.read(),
+        )
+        _log.info("context of %d tokens, %d KV pages", sizes.max_model_len, sizes.num_pages)
+        from .runner import ModelRunner
+
+        with _ProgressBar("loading", "layer", progress) as bar:
+            runner = ModelRunner(
+                opened.checkpoint,
+                gpus=gpus,
+                num_sms=env.NUM_SMS.read() if num_sms is None else num_sms,
+                num_threads=num_threads,
+                max_batch_tokens=max_batch_tokens,
+                max_sequences=max_sequences,
+                max_model_len=sizes.max_model_len,
+                num_pages=sizes.num_pages,
+                # Any of the sequences may be sampled by top-k or top-p, which needs its logits.
+                max_logit_rows=max_sequences,
+                progress=bar.update_to,
+            )
+        self._set_up(runner, opened.tokenizer, opened.eos_token_ids, seed)
+
+    @classmethod
+    def on(
+        cls,
+        runner: Runner,
+        tokenizer: ChatTokenizer,
+        eos_token_ids: Sequence[int],
+        *,
+        seed: int = 0,
+    ) -> LLM:
+        """An LLM on a runner that exists already."""
+        llm = cls.__new__(cls)
+        llm._set_up(runner, tokenizer, eos_token_ids, seed)
+        return llm
+
+    def _set_up(
+        self, runner: Runner, tokenizer: ChatTokenizer, eos_token_ids: Sequence[int], seed: int
+    ) -> None:
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._engine = Engine(runner, eos_token_ids, decoder=tokenizer, seed=seed)
+        # Updates not yet read, by request: a stream may pause while other prompts are served.
+        self._unread: dict[int, deque[RequestUpdate]] = {}
+
+    @property
+    def runner(self) -> Runner:
+        return self._runner
+
+    @property
+    def tokenizer(self) -> ChatTokenizer:
+        return self._tokenizer
+
+    def metrics(self) -> EngineMetrics:
+        """Counts of the engine since this LLM was made."""
+        return self._engine.metrics()
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] | Sequence[Sequence[int]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> list[RequestOutput]:
+        """Continue all prompts, together; outputs come in the order of the prompts.
+
+        `params` holds for all prompts, or is a list with one for each. The progress bar is shown on
+        a terminal if there are several prompts, or as `progress` says. A bad prompt raises
+        ValueError before anything is generated.
+        """
+        many: Sequence[Prompt] = [prompts] if isinstance(prompts, str) else list(prompts)
+        each = _one_for_each(params, len(many))
+        request_ids: list[int] = []
+        outputs: dict[int, RequestOutput] = {}
+        shown = False if progress is None and len(many) < 2 else progress
+        try:
+            for index, (prompt, its_params) in enumerate(zip(many, each, strict=True)):
+                try:
+                    request_ids.append(self._add(prompt, its_params))
+                except ValueError as error:
+                    raise ValueError(f"prompt {index}: {error}") from error
+            with _ProgressBar("generating", "prompt", shown) as bar:
+                while len(outputs) < len(request_ids):
+                    self._step()
+                    for request_id in request_ids:
+                        for update in self._take(request_id):
+                            if update.output is not None:
+                                outputs[request_id] = update.output
+                    bar.update_to(len(outputs), len(request_ids))
+        finally:
+            for request_id in request_ids:
+                self._drop(request_id)
+        return [outputs[request_id] for request_id in request_ids]
+
+    def chat(self, messages: Messages, params: SamplingParams | None = None) -> RequestOutput:
+        """The model's answer to a chat, by its chat template."""
+        return self.generate([self.chat_prompt(messages)], params)[0]
+
+    def chat_prompt(self, messages: Messages) -> list[int]:
+        """The token ids of a chat up to where the model's answer begins."""
+        text = self._tokenizer.apply_chat_template(messages)
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None
+    ) -> Iterator[RequestUpdate]:
+        """Continue one prompt, token by token; closing the iterator aborts the request."""
+        request_id = self._add(prompt, params or SamplingParams())
+        try:
+            is_finished = False
+            while not is_finished:
+                self._step()
+                for update in self._take(request_id):
+                    is_finished = update.output is not None
+                    yield update
+        finally:
+            self._drop(request_id)
+
+    def _add(self, prompt: Prompt, params: SamplingParams) -> int:
+        ids = self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        request_id = self._engine.add_request(ids, params)
+        self._unread[request_id] = deque()
+        return request_id
+
+    def _step(self) -> None:
+        for update in self._engine.step():
+            self._unread[update.request_id].append(update)
+
+    def _take(self, request_id: int) -> Iterator[RequestUpdate]:
+        unread = self._unread[request_id]
+        while unread:
+            yield unread.popleft()
+
+    def _drop(self, request_id: int) -> None:
+        self._engine.abort(request_id)
+        del self._unread[request_id]
+
+
+class _ProgressBar:
+    """A tqdm bar on standard error: always, never, or (None) only on a terminal."""
+
+    def __init__(self, what: str, unit: str, shown: bool | None) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            desc=what, unit=unit, leave=False, disable=None if shown is None else not shown
+        )
+
+    def __enter__(self) -> _ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update_to(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+
+def _open(model: str | None) -> OpenedModel:
+    from .models.loader import open_model
+
+    name = env.MODEL.read() if model is None else model
+    return open_model() if name is None else open_model(name)
+
+
+def _check_device(device: str) -> None:
+    if device not in ("auto", "host", "cuda"):
+        raise ValueError(f"[LLM] device: expected auto, host or cuda, got {device!r}")
+    if device == "auto":
+        device = env.DEVICE.read()
+    if device == "cuda":
+        raise ValueError("[LLM] device 'cuda': models run on the host machine only, use 'host'")
+    _log.info("device: host")
+
+
+def _one_for_each(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int
+) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise ValueError(f"[LLM] params: expected {count}, one for each prompt, got {len(params)}")
+    return list(params)
