@@ -12,16 +12,21 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Throws `Error` with the message "[op] part part ..." unless `condition` holds.
+/// Throws `Error` with the message "[op] part part ...".
 template <class... Parts>
-inline void check(bool condition, const char* op, const Parts&... parts) {
-  if (condition) [[likely]] {
-    return;
-  }
+[[noreturn]] inline void fail(const char* op, const Parts&... parts) {
   std::ostringstream message;
   message << '[' << op << "] ";
   (message << ... << parts);
   throw Error(message.str());
+}
+
+/// `fail` unless `condition` holds. The parts are evaluated in any case: where they are dear, test first.
+template <class... Parts>
+inline void check(bool condition, const char* op, const Parts&... parts) {
+  if (!condition) [[unlikely]] {
+    fail(op, parts...);
+  }
 }
 
 }  // namespace terrazzo

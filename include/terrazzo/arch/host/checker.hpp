@@ -146,8 +146,8 @@ class Checker {
       ShadowCell& cell = shadow->cell(at);
       const bool current = cell.launch == launch_;
       if (current && cell.writer != kNoAgent && cell.writer != agent) {
-        check(clock[cell.writer] >= cell.write_epoch, "race", agent_name(agent), " reads ",
-              place(*shadow, at), ", not ordered after the write by ", agent_name(cell.writer));
+        require_ordered(clock[cell.writer] >= cell.write_epoch, agent, " reads ", *shadow, at,
+                        " write by ", cell.writer);
       }
       touch(cell, shadow->persistent(at));
       valid[valid_from + (at - begin) / kWordBytes] = (cell.valid & HeapShadow::word_bit(at)) != 0;
@@ -158,19 +158,21 @@ class Checker {
 
   void write(uint32_t agent, const Clock& clock, const std::byte* target, uint32_t bytes) {
     HeapShadow* const shadow = find(target);
-    check(shadow != nullptr, "race", agent_name(agent), " writes outside the heaps");
+    if (shadow == nullptr) {
+      fail("race", agent_name(agent), " writes outside the heaps");
+    }
     const uint64_t begin = shadow->offset_of(target);
     observe(agent, *shadow, begin, bytes, true);
     for (uint64_t at = begin; at < begin + bytes; at += kWordBytes) {
       ShadowCell& cell = shadow->cell(at);
       if (cell.launch == launch_) {
         if (cell.writer != kNoAgent && cell.writer != agent) {
-          check(clock[cell.writer] >= cell.write_epoch, "race", agent_name(agent), " writes ",
-                place(*shadow, at), ", not ordered after the write by ", agent_name(cell.writer));
+          require_ordered(clock[cell.writer] >= cell.write_epoch, agent, " writes ", *shadow, at,
+                        " write by ", cell.writer);
         }
         if (cell.reader != kNoAgent && cell.reader != agent) {
-          check(clock[cell.reader] >= cell.read_epoch, "race", agent_name(agent), " writes ",
-                place(*shadow, at), ", not ordered after the read by ", agent_name(cell.reader));
+          require_ordered(clock[cell.reader] >= cell.read_epoch, agent, " writes ", *shadow, at,
+                        " read by ", cell.reader);
         }
       }
       touch(cell, shadow->persistent(at));
@@ -206,6 +208,14 @@ class Checker {
   void touch(ShadowCell& cell, bool persistent) {
     if (cell.launch != launch_) {
       cell = {launch_, 0, 0, kNoAgent, kNoAgent, persistent ? cell.valid : uint8_t{0}};
+    }
+  }
+
+  void require_ordered(bool ordered, uint32_t agent, const char* does, const HeapShadow& shadow,
+                       uint64_t offset, const char* did, uint32_t other) const {
+    if (!ordered) {
+      fail("race", agent_name(agent), does, place(shadow, offset), ", not ordered after the", did,
+           agent_name(other));
     }
   }
 

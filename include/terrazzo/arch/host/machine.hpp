@@ -68,8 +68,10 @@ struct Machine {
 
   /// An operation must use exactly the slots that it planned.
   static void expect_done(const Role& role, uint32_t slots_left) {
-    check(slots_left == 0, "protocol", role.describe(), " ends with ", static_cast<int>(slots_left),
-          " of its slots unused");
+    if (slots_left != 0) {
+      fail("protocol", role.describe(), " ends with ", static_cast<int>(slots_left),
+           " of its slots unused");
+    }
   }
 
   static uint64_t now_ns() { return host::now_ns(); }

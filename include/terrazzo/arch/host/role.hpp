@@ -103,8 +103,10 @@ class Role {
       join(barrier.next_clock, clock_);
       ++clock_[agent_];
     }
-    check(barrier.arrive(), "protocol", describe(), " arrives once too often on the barrier of ",
-          kWaitNames[static_cast<uint32_t>(kind)], " ", index);
+    if (!barrier.arrive()) [[unlikely]] {
+      fail("protocol", describe(), " arrives once too often on the barrier of ",
+           kWaitNames[static_cast<uint32_t>(kind)], ' ', index);
+    }
     interleave();
   }
 
@@ -149,7 +151,9 @@ class Role {
       full.complete_bytes(bytes);
       return;
     }
-    check(!stale_, "protocol", describe(), " loads after an acquire without the proxy fence");
+    if (stale_) {
+      fail("protocol", describe(), " loads after an acquire without the proxy fence");
+    }
     copies_->pending.push_back({this, target, source, bytes, clock_[agent_], &full,
                                 &shadow_->slot_valid[slot], slot_offset / kWordBytes, {}});
     if (checker_->options.lateness == Lateness::kEager) {
@@ -163,8 +167,10 @@ class Role {
       std::memcpy(target, source, bytes);
       return;
     }
-    check(!dirty, "protocol", describe(),
-          " stores bytes that their writer did not make visible with the proxy fence");
+    if (dirty) {
+      fail("protocol", describe(),
+           " stores bytes that their writer did not make visible with the proxy fence");
+    }
     copies_->pending.push_back({this, target, source, bytes, 0, nullptr, nullptr, 0, {}});
     ++unread_;
     ++unwritten_;

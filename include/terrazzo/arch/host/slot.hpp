@@ -19,8 +19,10 @@ struct Slot {
     if (role->checked()) {
       const auto& valid = role->shadow()->slot_valid[index];
       for (uint32_t at = offset / kWordBytes; at < (offset + bytes) / kWordBytes; ++at) {
-        check(valid[at], "poison", role->describe(), " reads byte ", at * kWordBytes, " of slot ",
-              index, ", which has not landed or was never written");
+        if (!valid[at]) {
+          fail("poison", role->describe(), " reads byte ", at * kWordBytes, " of slot ", index,
+               ", which has not landed or was never written");
+        }
       }
     }
     return data + offset;

@@ -120,6 +120,7 @@ inline void value_rows(const ActiveRow* rows, const float* p, const Values& valu
 inline void multiply_values(const ActiveRow* rows, uint32_t num_rows, const float* p,
                             const std::byte* v, uint32_t head_panels, float* packed) {
   constexpr uint32_t kWide = kPanelCols / kLanes < 4 ? kPanelCols / kLanes : 4;
+  constexpr uint32_t kNarrow = kLanes == 16 ? 4 : 2;  // 4 rows: registers allow no more
   const uint32_t head_dim = head_panels * kPanelCols;
   uint32_t i = 0;
   if (num_rows > kUnpackedRows) {
@@ -144,7 +145,7 @@ inline void multiply_values(const ActiveRow* rows, uint32_t num_rows, const floa
   }
   const TileValues values{v};
   for (; i + 4 <= num_rows; i += 4) {
-    value_rows<4, kStreamSums / 4>(rows + i, p + i * kPageTokens, values, head_dim);
+    value_rows<4, kNarrow>(rows + i, p + i * kPageTokens, values, head_dim);
   }
   for (; i + 2 <= num_rows; i += 2) {
     value_rows<2, kWide>(rows + i, p + i * kPageTokens, values, head_dim);

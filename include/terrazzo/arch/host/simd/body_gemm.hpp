@@ -7,15 +7,22 @@
 //   many rows: kPackedCols columns are transposed into scratch once, and reused by all rows
 #if defined(TERRAZZO_SIMD_BODIES)
 
+inline constexpr uint32_t kCacheLineBytes = 64;
+inline constexpr uint32_t kPrefetchBytes = 4096;
 inline constexpr uint32_t kStreamRows = 8;  // most rows of the streaming path
+// Accumulators and vectors of columns side by side in it: enough chains to hide the latency of fma, no
+// more, because transposes want registers too. Then the rows of the packed path. All measured.
 #if TERRAZZO_SIMD_LANES == 16
-inline constexpr uint32_t kStreamSums = 16;  // accumulators; the rest of 32 registers is operands
+inline constexpr uint32_t kStreamSums = 4;
+inline constexpr uint32_t kStreamGroups = 2;
 inline constexpr uint32_t kPackedRows = 8;
 #elif TERRAZZO_SIMD_LANES == 8
 inline constexpr uint32_t kStreamSums = 8;
+inline constexpr uint32_t kStreamGroups = 4;
 inline constexpr uint32_t kPackedRows = 6;
 #else
 inline constexpr uint32_t kStreamSums = 8;
+inline constexpr uint32_t kStreamGroups = 4;
 inline constexpr uint32_t kPackedRows = 4;
 #endif
 
@@ -58,6 +65,13 @@ template <uint32_t kRows, uint32_t kGroups, bool kCut>
     }
   }
   for (uint32_t chunk = 0; chunk < kPanelCols / kChunkElems; ++chunk) {
+    // An eighth of the bytes as far ahead as hides the latency of memory. Weights of successive calls
+    // mostly follow each other; elsewhere this is a wasted hint, never a fault.
+    constexpr uint32_t kShare = kGroups * kLanes * kRowBytes / (kPanelCols / kChunkElems);
+#pragma GCC unroll 16
+    for (uint32_t line = 0; line < kShare; line += kCacheLineBytes) {
+      __builtin_prefetch(b + kPrefetchBytes + chunk * kShare + line);
+    }
 #pragma GCC unroll 16
     for (uint32_t g = 0; g < kGroups; ++g) {
       vu pairs[4];
@@ -96,8 +110,8 @@ template <uint32_t kRows, uint32_t kGroups, bool kCut>
 template <uint32_t kRows>
 inline void stream_rows(float* acc, uint32_t ld, const float* a, const std::byte* b,
                         uint32_t cols) {
-  constexpr uint32_t kFit = kStreamSums / kRows;
-  constexpr uint32_t kGroups = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
+  constexpr uint32_t kFit = kStreamSums < 2 * kRows ? 1 : kStreamSums < 4 * kRows ? 2 : 4;
+  constexpr uint32_t kGroups = kFit < kStreamGroups ? kFit : kStreamGroups;
   uint32_t col = 0;
   for (; col + kGroups * kLanes <= cols; col += kGroups * kLanes) {
     stream_columns<kRows, kGroups, false>(acc + col, ld, a, period_start(b, col),
