@@ -28,6 +28,8 @@ Emitter::Emitter(LoweredStep& step, uint32_t world)
 void Emitter::select(uint32_t gpu, Segment segment) {
   gpu_ = gpu;
   segment_ = segment;
+  // All GPUs have about as much to do as the first.
+  step_.gpus[gpu].segment(segment).reserve(step_.gpus[0].segment(segment).size() * 9 / 8);
 }
 
 Instruction& Emitter::emit(Opcode opcode, uint8_t flags) {

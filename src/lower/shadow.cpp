@@ -92,9 +92,10 @@ void Shadow::cut() {
   };
   for_each_history(add);
   for (uint32_t node = 0; node < order_.nodes().size(); ++node) {
-    if (order_.nodes()[node].place.layer > 0 &&
-        order_.nodes()[node].place.layer < static_cast<int32_t>(layers_)) {
-      continue;  // all layers touch the same bytes, but for the KV pool, which is folded
+    const QueuePlace& place = order_.nodes()[node].place;
+    if (place.layer > place.instruction->layer_offset &&
+        place.layer < static_cast<int32_t>(layers_)) {
+      continue;  // it touches the same bytes in all layers, but for the KV pool, which is folded
     }
     for_each_access_of(node, [&](const Access& access) {
       if (access.end > layout_.size(access.buffer)) {

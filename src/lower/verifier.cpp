@@ -17,7 +17,7 @@ uint32_t num_layers_to_verify(const LoweredStep& step, uint32_t max_layers) {
       offset = std::max<uint32_t>(offset, instruction.layer_offset);
     }
   }
-  return std::min(step.num_layers, max_layers + offset);
+  return std::min(step.num_layers, std::max(max_layers, 1u) + offset);
 }
 
 std::vector<Problem> check_operands(const LoweredStep& step, const ModelShape& shape,

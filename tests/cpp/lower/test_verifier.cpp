@@ -33,6 +33,15 @@ TERRAZZO_TEST(random_steps_are_accepted) {
   }
 }
 
+/// One signal adds at most 255, and `embed` adds all hidden panels at once.
+TERRAZZO_TEST(wide_models_are_accepted) {
+  for (const uint32_t world : kWorlds) {
+    TestCase test = testing::random_case(world, world);
+    test.shape.hidden = 16384;
+    check_accepted(verify(testing::lower(test), test.shape, test.limits), world);
+  }
+}
+
 /// A second step of another shape, whose placeholder tokens name rows that the first one samples.
 TERRAZZO_TEST(pairs_of_steps_are_accepted) {
   for (uint64_t seed = 0; seed < 60; ++seed) {
