@@ -117,9 +117,9 @@ void bind_step(nb::module_& m) {
              Array1<int32_t> logit_rows, Array1<float> temperature, Array1<int32_t> top_k,
              Array1<float> top_p, Array1<uint64_t> seed, Array1<int32_t> output_position,
              Array1<bool> want_logits) {
-            new (self) StepArrays{token_ids, seq_lens,    context_lens, page_indptr,
-                                  page_ids,  logit_rows,  temperature,  top_k,
-                                  top_p,     seed,        output_position, want_logits};
+            new (self) StepArrays{token_ids, seq_lens,   context_lens,    page_indptr,
+                                  page_ids,  logit_rows, temperature,     top_k,
+                                  top_p,     seed,       output_position, want_logits};
           },
           nb::kw_only(), nb::arg("token_ids"), nb::arg("seq_lens"), nb::arg("context_lens"),
           nb::arg("page_indptr"), nb::arg("page_ids"), nb::arg("logit_rows"),
@@ -127,7 +127,12 @@ void bind_step(nb::module_& m) {
           nb::arg("output_position"), nb::arg("want_logits"));
 }
 
-auto outputs_of(const HostModel& model) {
+/// Tokens, log-probabilities, and the logits of the rows that asked for them.
+using Outputs = nb::typed<nb::tuple, nb::ndarray<nb::numpy, int32_t, nb::ndim<1>>,
+                          nb::ndarray<nb::numpy, float, nb::ndim<1>>,
+                          nb::ndarray<nb::numpy, float, nb::ndim<2>>>;
+
+Outputs outputs_of(const HostModel& model) {
   const auto& outputs = model.outputs();
   const size_t rows = outputs.tokens.size();
   const size_t vocab = model.shape().vocab;
@@ -158,9 +163,9 @@ void bind_host(nb::module_& m) {
           "__init__",
           [](HostModel* self, const ModelShape& shape, const StepLimits& limits, uint32_t num_sms,
              uint32_t num_threads, double watchdog_seconds) {
-            new (self) HostModel(shape, limits,
-                                 {num_sms, num_threads,
-                                  static_cast<uint64_t>(watchdog_seconds * 1e9)});
+            new (self)
+                HostModel(shape, limits,
+                          {num_sms, num_threads, static_cast<uint64_t>(watchdog_seconds * 1e9)});
           },
           nb::arg("shape"), nb::arg("limits"), nb::kw_only(), nb::arg("num_sms") = 2,
           nb::arg("num_threads") = 0, nb::arg("watchdog_seconds") = 10.0)
@@ -169,10 +174,9 @@ void bind_host(nb::module_& m) {
           [](HostModel& self, uint32_t gpu, terrazzo::Matrix which, uint32_t layer,
              const Array1<int32_t>& target_rows, const Array2<uint16_t>& source,
              const Array1<int32_t>& source_rows, const Array1<float>& column_scale) {
-            self.weights(gpu).pack_rows(
-                which, layer, span_of(target_rows),
-                {as_bf16(source.data()), source.shape(0), source.shape(1)}, span_of(source_rows),
-                span_of(column_scale));
+            self.weights(gpu).pack_rows(which, layer, span_of(target_rows),
+                                        {as_bf16(source.data()), source.shape(0), source.shape(1)},
+                                        span_of(source_rows), span_of(column_scale));
           },
           nb::call_guard<nb::gil_scoped_release>(), nb::arg("gpu"), nb::arg("which"),
           nb::arg("layer"), nb::arg("target_rows"), nb::arg("source"), nb::arg("source_rows"),
@@ -187,7 +191,8 @@ void bind_host(nb::module_& m) {
                             {rope.data(), rope.size()});
           },
           nb::arg("embedding"), nb::arg("final_norm"), nb::arg("rope"),
-          "Embedding bf16 [vocab, hidden], final norm bf16 [hidden], rope fp32 [positions, head_dim].")
+          "Embedding bf16 [vocab, hidden], final norm bf16 [hidden], rope fp32 [positions, "
+          "head_dim].")
       .def(
           "step",
           [](HostModel& self, const StepArrays& arrays) {

@@ -19,6 +19,7 @@ LEVELS = {
     "env": 0,
     "sampling": 1,
     "models": 2,
+    "packing": 3,
     "step": 3,
     "engine": 4,
     "runner": 4,
