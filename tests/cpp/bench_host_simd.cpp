@@ -1,6 +1,6 @@
 // Micro-benchmark of arch/host/simd: rates of one core and, for weight streaming, of two threads.
-// Build by hand: g++ -std=c++20 -O3 -ffp-contract=off -Iinclude tests/cpp/bench_host_simd.cpp -pthread
-// Each figure is the best of several repetitions, because other work may share the cores.
+// Build by hand: g++ -std=c++20 -O3 -ffp-contract=off -Iinclude tests/cpp/bench_host_simd.cpp
+// -pthread Each figure is the best of several repetitions, because other work may share the cores.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -131,7 +131,8 @@ void bench_attention(const Kernels& kernels, uint32_t rows, uint32_t head_panels
     }
   });
   std::printf("  attention %2u rows, hd %3u: %6.2f us a page, %6.1f GFLOP/s\n", rows, head_dim,
-              seconds / kPages * 1e6, 4.0 * rows * head_dim * kPageTokens * kPages / seconds * 1e-9);
+              seconds / kPages * 1e6,
+              4.0 * rows * head_dim * kPageTokens * kPages / seconds * 1e-9);
 }
 
 void bench_rows(const Kernels& kernels) {

@@ -39,8 +39,7 @@ inline bool same(float a, float b) { return bits_of(a) == bits_of(b) || (a != a 
 /// Swizzled rows of 64 bf16 that start `offset` bytes into 1024-aligned memory.
 class Tile {
  public:
-  explicit Tile(uint32_t rows, std::size_t offset = 0)
-      : memory_(rows * kRowBytes + offset + 1024) {
+  explicit Tile(uint32_t rows, std::size_t offset = 0) : memory_(rows * kRowBytes + offset + 1024) {
     const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
     start_ = (1024 - address % 1024) % 1024 + offset;
   }
@@ -113,9 +112,9 @@ inline void check_same(const std::vector<float>& seen, const std::vector<float>&
                        const std::string& what) {
   for (std::size_t i = 0; i < expected.size(); ++i) {
     if (!same(seen[i], expected[i])) {
-      report_failure(__FILE__, __LINE__,
-                     text(what, ": element ", i, ": expected ", show(expected[i]), ", got ",
-                          show(seen[i])));
+      report_failure(
+          __FILE__, __LINE__,
+          text(what, ": element ", i, ": expected ", show(expected[i]), ", got ", show(seen[i])));
       return;
     }
   }

@@ -93,17 +93,16 @@ struct Call {
     for (uint32_t panel = 0; panel < problem.head_panels; ++panel) {
       for (uint32_t row = 0; row < rows; ++row) {
         for (uint32_t col = 0; col < kPanelCols; ++col) {
-          q.set(panel * stride_rows + row, col,
-                problem.q.get(panel * kMaxRows + first + row, col));
+          q.set(panel * stride_rows + row, col, problem.q.get(panel * kMaxRows + first + row, col));
         }
       }
     }
   }
   void page(const Problem& problem, uint32_t index, SimdLevel level, State& state,
             const uint32_t* limits) const {
-    host::kernels(level).attention_page(state.view(), q.data(), stride,
-                                        problem.k[index].data(), problem.v[index].data(), rows,
-                                        problem.head_panels, limits, kScale);
+    host::kernels(level).attention_page(state.view(), q.data(), stride, problem.k[index].data(),
+                                        problem.v[index].data(), rows, problem.head_panels, limits,
+                                        kScale);
   }
 
   uint32_t rows;

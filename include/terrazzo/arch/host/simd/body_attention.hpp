@@ -3,8 +3,8 @@
 
 inline constexpr uint32_t kUnpackedRows = 8;  // most rows for which V is not copied
 
-/// Scores of one row -> probabilities (rounded to bf16), new max and sum; returns the factor for what
-/// is already in `out`. Tokens from `limit` on count as absent.
+/// Scores of one row -> probabilities (rounded to bf16), new max and sum; returns the factor for
+/// what is already in `out`. Tokens from `limit` on count as absent.
 [[gnu::always_inline]] inline float softmax_row(float* probabilities, const float* scores,
                                                 uint32_t limit, float scale, float& max,
                                                 float& sum) {
@@ -51,7 +51,8 @@ struct PackedValues {
   }
 };
 
-/// A row that sees tokens of this page: where its output is, its limit, the factor of what is there.
+/// A row that sees tokens of this page: where its output is, its limit, the factor of what is
+/// there.
 struct ActiveRow {
   float* out;
   uint32_t limit;
@@ -96,8 +97,8 @@ template <uint32_t kRows, uint32_t kVectors, class Values>
   }
 }
 
-/// kRows rows: together as far as all of them see, then each alone up to its limit (tokens beyond it
-/// must not even be multiplied by 0: that could turn -0 into +0, or NaN into the row).
+/// kRows rows: together as far as all of them see, then each alone up to its limit (tokens beyond
+/// it must not even be multiplied by 0: that could turn -0 into +0, or NaN into the row).
 template <uint32_t kRows, uint32_t kVectors, class Values>
 inline void value_rows(const ActiveRow* rows, const float* p, const Values& values,
                        uint32_t head_dim) {
@@ -169,8 +170,8 @@ inline void attention_page(AttentionState state, const std::byte* q, uint32_t q_
   const uint32_t head_dim = head_panels * kPanelCols;
   __builtin_memset(scratch.scores, 0, rows * kPageTokens * sizeof(float));
   for (uint32_t panel = 0; panel < head_panels; ++panel) {
-    gemm_panel(scratch.scores, kPageTokens, q + panel * q_panel_stride,
-               k + panel * kHalfPanelBytes, rows, round_up(tokens, 8u));
+    gemm_panel(scratch.scores, kPageTokens, q + panel * q_panel_stride, k + panel * kHalfPanelBytes,
+               rows, round_up(tokens, 8u));
   }
   ActiveRow active[kHalfRows];
   uint32_t num_active = 0;

@@ -1,8 +1,8 @@
 // gemm_panel: one k tile of 64, fp32 accumulators in memory.
 //
-// A lane holds one output column (a weight row), so its fma chain runs over ascending k whatever the
-// blocking. Weight rows become lanes by in-register transposes of chunks: 4 x 4 words, a word being
-// the elements 2p and 2p + 1 of a row, and a shift or a mask turns either into fp32.
+// A lane holds one output column (a weight row), so its fma chain runs over ascending k whatever
+// the blocking. Weight rows become lanes by in-register transposes of chunks: 4 x 4 words, a word
+// being the elements 2p and 2p + 1 of a row, and a shift or a mask turns either into fp32.
 //   few rows:  weights go from memory through the transpose into the multiply (a stream)
 //   many rows: kPackedCols columns are transposed into scratch once, and reused by all rows
 #if defined(TERRAZZO_SIMD_BODIES)
@@ -10,8 +10,8 @@
 inline constexpr uint32_t kCacheLineBytes = 64;
 inline constexpr uint32_t kPrefetchBytes = 4096;
 inline constexpr uint32_t kStreamRows = 8;  // most rows of the streaming path
-// Accumulators and vectors of columns side by side in it: enough chains to hide the latency of fma, no
-// more, because transposes want registers too. Then the rows of the packed path. All measured.
+// Accumulators and vectors of columns side by side in it: enough chains to hide the latency of fma,
+// no more, because transposes want registers too. Then the rows of the packed path. All measured.
 #if TERRAZZO_SIMD_LANES == 16
 inline constexpr uint32_t kStreamSums = 4;
 inline constexpr uint32_t kStreamGroups = 2;
@@ -26,8 +26,8 @@ inline constexpr uint32_t kStreamGroups = 4;
 inline constexpr uint32_t kPackedRows = 4;
 #endif
 
-/// pairs[p] lane l = elements 2p and 2p + 1 of chunk `chunk` of row first + l of b; rows beyond `last`
-/// are replaced by it.
+/// pairs[p] lane l = elements 2p and 2p + 1 of chunk `chunk` of row first + l of b; rows beyond
+/// `last` are replaced by it.
 [[gnu::always_inline]] inline void load_pairs(vu (&pairs)[4], const std::byte* b, uint32_t first,
                                               uint32_t chunk, uint32_t last) {
   pairs[0] = load_chunks(b, first + 0, chunk, last);
@@ -40,8 +40,8 @@ inline constexpr uint32_t kPackedRows = 4;
 [[gnu::always_inline]] inline vf even_of(vu pairs) { return as_f(pairs << 16); }
 [[gnu::always_inline]] inline vf odd_of(vu pairs) { return as_f(pairs & 0xffff0000u); }
 
-/// Row `col` of b rounded down to whole swizzle periods of 8 rows, and what that leaves over (0 where a
-/// vector is not shorter than that).
+/// Row `col` of b rounded down to whole swizzle periods of 8 rows, and what that leaves over (0
+/// where a vector is not shorter than that).
 [[gnu::always_inline]] inline const std::byte* period_start(const std::byte* b, uint32_t col) {
   return b + col / 8 * 8 * kRowBytes;
 }
@@ -49,12 +49,12 @@ inline constexpr uint32_t kPackedRows = 4;
   return kLanes < 8 ? col % 8 : 0;
 }
 
-/// acc[r][0..n) of kRows rows and kGroups vectors of columns, of which the last may be cut short (then
-/// kGroups is 1 and n < kLanes). a: [kRows][64] fp32. The columns are the rows from `first` of b.
+/// acc[r][0..n) of kRows rows and kGroups vectors of columns, of which the last may be cut short
+/// (then kGroups is 1 and n < kLanes). a: [kRows][64] fp32. The columns are the rows from `first`
+/// of b.
 template <uint32_t kRows, uint32_t kGroups, bool kCut>
 [[gnu::always_inline]] inline void stream_columns(float* acc, uint32_t ld, const float* a,
-                                                  const std::byte* b, uint32_t first,
-                                                  uint32_t n) {
+                                                  const std::byte* b, uint32_t first, uint32_t n) {
   const uint32_t last = first + (kCut ? n - 1 : kGroups * kLanes - 1);
   vf sum[kRows][kGroups];
 #pragma GCC unroll 16
@@ -65,8 +65,8 @@ template <uint32_t kRows, uint32_t kGroups, bool kCut>
     }
   }
   for (uint32_t chunk = 0; chunk < kPanelCols / kChunkElems; ++chunk) {
-    // An eighth of the bytes as far ahead as hides the latency of memory. Weights of successive calls
-    // mostly follow each other; elsewhere this is a wasted hint, never a fault.
+    // An eighth of the bytes as far ahead as hides the latency of memory. Weights of successive
+    // calls mostly follow each other; elsewhere this is a wasted hint, never a fault.
     constexpr uint32_t kShare = kGroups * kLanes * kRowBytes / (kPanelCols / kChunkElems);
 #pragma GCC unroll 16
     for (uint32_t line = 0; line < kShare; line += kCacheLineBytes) {
@@ -114,12 +114,11 @@ inline void stream_rows(float* acc, uint32_t ld, const float* a, const std::byte
   constexpr uint32_t kGroups = kFit < kStreamGroups ? kFit : kStreamGroups;
   uint32_t col = 0;
   for (; col + kGroups * kLanes <= cols; col += kGroups * kLanes) {
-    stream_columns<kRows, kGroups, false>(acc + col, ld, a, period_start(b, col),
-                                             period_rest(col), 0);
+    stream_columns<kRows, kGroups, false>(acc + col, ld, a, period_start(b, col), period_rest(col),
+                                          0);
   }
   for (; col + kLanes <= cols; col += kLanes) {
-    stream_columns<kRows, 1, false>(acc + col, ld, a, period_start(b, col),
-                                             period_rest(col), 0);
+    stream_columns<kRows, 1, false>(acc + col, ld, a, period_start(b, col), period_rest(col), 0);
   }
   if (col < cols) {
     stream_columns<kRows, 1, true>(acc + col, ld, a, period_start(b, col), period_rest(col),

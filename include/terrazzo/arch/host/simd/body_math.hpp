@@ -4,8 +4,8 @@
 inline constexpr float kLog2E = 0x1.715476p+0f;
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-/// 2^x: x = n + f with |f| <= 1/2, 2^f = 1 + f Q(f); 2^n in two factors so that only the last product
-/// rounds where the result is subnormal.
+/// 2^x: x = n + f with |f| <= 1/2, 2^f = 1 + f Q(f); 2^n in two factors so that only the last
+/// product rounds where the result is subnormal.
 [[gnu::always_inline]] inline vf exp2_vector(vf x) {
   constexpr float kRoundMagic = 0x1.8p+23f;  // adding it rounds to an integer in the low bits
   x = x < -151.0f ? splat(-151.0f) : x;      // below -150 the result rounds to 0

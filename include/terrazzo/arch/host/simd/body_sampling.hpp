@@ -18,8 +18,8 @@
   return x;
 }
 
-/// -log(-log(1 - v)) for v uniform in (0, 1) made of 31 bits. Large noise comes from small v, where v
-/// keeps its relative precision and f = -v is exact; at the other end v stops short of 1.
+/// -log(-log(1 - v)) for v uniform in (0, 1) made of 31 bits. Large noise comes from small v, where
+/// v keeps its relative precision and f = -v is exact; at the other end v stops short of 1.
 [[gnu::always_inline]] inline vf gumbel_from_bits(vu bits) {
   const vf count = __builtin_convertvector(reinterpret_cast<vi>(bits >> 1), vf);
   vf v = fma(count, splat(0x1p-31f), splat(0x1p-32f));
@@ -46,7 +46,8 @@ struct PerturbMap {
   }
 };
 
-inline void gumbel_row(float* out, uint64_t seed, uint32_t position, uint32_t first_id, uint32_t n) {
+inline void gumbel_row(float* out, uint64_t seed, uint32_t position, uint32_t first_id,
+                       uint32_t n) {
   map_row(out, n, GumbelMap{noise_key(seed, position), first_id});
 }
 

@@ -2,8 +2,8 @@
 #if defined(TERRAZZO_SIMD_BODIES)
 
 inline constexpr uint32_t kLanes = TERRAZZO_SIMD_LANES;
-inline constexpr uint32_t kBlock = 16;                // elements whose partial sums stay apart
-inline constexpr uint32_t kParts = kBlock / kLanes;   // vectors of a block, at every level
+inline constexpr uint32_t kBlock = 16;               // elements whose partial sums stay apart
+inline constexpr uint32_t kParts = kBlock / kLanes;  // vectors of a block, at every level
 
 typedef float vf __attribute__((vector_size(kLanes * 4)));
 typedef int32_t vi __attribute__((vector_size(kLanes * 4)));
@@ -68,8 +68,8 @@ template <class V>
 #endif
 }
 
-/// a * b + c for a and b that are bf16 values: their product has 16 significant bits, so it is exact
-/// (unless it is below 2^-126) and one rounding or two make no difference.
+/// a * b + c for a and b that are bf16 values: their product has 16 significant bits, so it is
+/// exact (unless it is below 2^-126) and one rounding or two make no difference.
 [[gnu::always_inline]] inline vf fma_bf16(vf a, vf b, vf c) {
 #if TERRAZZO_SIMD_LANES == 4 && !defined(__aarch64__)
   return a * b + c;
@@ -90,9 +90,9 @@ template <class V>
 [[gnu::always_inline]] inline vf widen(vh x) {
 #if TERRAZZO_SIMD_LANES == 16
   // The masked forms (here and below) are the ones that GCC does not warn about; no mask remains.
-  return as_f(reinterpret_cast<vu>(
-                  _mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(x)))
-              << 16);
+  return as_f(
+      reinterpret_cast<vu>(_mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(x)))
+      << 16);
 #elif TERRAZZO_SIMD_LANES == 8
   return as_f(reinterpret_cast<vu>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(x))) << 16);
 #else
@@ -103,8 +103,7 @@ template <class V>
 /// The low halves of x.
 [[gnu::always_inline]] inline vh narrow(vu x) {
 #if TERRAZZO_SIMD_LANES == 16
-  return reinterpret_cast<vh>(
-      _mm512_maskz_cvtepi32_epi16(0xffff, reinterpret_cast<__m512i>(x)));
+  return reinterpret_cast<vh>(_mm512_maskz_cvtepi32_epi16(0xffff, reinterpret_cast<__m512i>(x)));
 #else
   return __builtin_convertvector(x, vh);
 #endif
@@ -126,8 +125,7 @@ template <class V>
 #if TERRAZZO_SIMD_LANES == 16
   const auto low = load_as<__m128i>(tile + element_offset(row, col));
   const auto high = load_as<__m128i>(tile + element_offset(row, col + kChunkElems));
-  return widen(reinterpret_cast<vh>(
-      _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1)));
+  return widen(reinterpret_cast<vh>(_mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1)));
 #else
   return widen(load_as<vh>(tile + element_offset(row, col)));
 #endif
@@ -150,7 +148,8 @@ template <class V>
   return reinterpret_cast<vu>(x);
 #elif TERRAZZO_SIMD_LANES == 8
   const __m256i x = _mm256_castsi128_si256(load_as<__m128i>(at_row(b, chunk, last, first)));
-  return reinterpret_cast<vu>(_mm256_inserti128_si256(x, load_as<__m128i>(at_row(b, chunk, last, first + 4)), 1));
+  return reinterpret_cast<vu>(
+      _mm256_inserti128_si256(x, load_as<__m128i>(at_row(b, chunk, last, first + 4)), 1));
 #else
   return load_as<vu>(at_row(b, chunk, last, first));
 #endif

@@ -27,10 +27,10 @@ struct MaxSumExp {
 /// Working memory of a running kernel. One a thread and not on the stack, because fibers have small
 /// stacks; nothing in it outlives a call.
 struct KernelScratch {
-  alignas(64) float a[kHalfRows * kPanelCols];               // rows of A or Q as fp32
-  alignas(64) float b[kPanelCols * kPackedCols];             // [k][columns] of B as fp32
-  alignas(64) float scores[kHalfRows * kPageTokens];         // S, then P rounded to bf16
-  alignas(64) float values[kPageTokens * 2 * kPanelCols];    // [token][head_dim] of V as fp32
+  alignas(64) float a[kHalfRows * kPanelCols];             // rows of A or Q as fp32
+  alignas(64) float b[kPanelCols * kPackedCols];           // [k][columns] of B as fp32
+  alignas(64) float scores[kHalfRows * kPageTokens];       // S, then P rounded to bf16
+  alignas(64) float values[kPageTokens * 2 * kPanelCols];  // [token][head_dim] of V as fp32
 };
 
 inline KernelScratch& kernel_scratch() {

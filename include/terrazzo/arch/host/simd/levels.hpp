@@ -1,8 +1,8 @@
 // Compiles the kernel bodies once for each SIMD level, each in its own namespace.
 //
-// The bodies must be compiled under their target (and not merely be inlined into a function that has
-// it), because GCC lowers vector types that the target lacks before it inlines. So the target is set
-// by pragma around the include; there are no -march flags, no ifunc and no target_clones.
+// The bodies must be compiled under their target (and not merely be inlined into a function that
+// has it), because GCC lowers vector types that the target lacks before it inlines. So the target
+// is set by pragma around the include; there are no -march flags, no ifunc and no target_clones.
 #pragma once
 
 #include <bit>

@@ -1,12 +1,12 @@
 // CPU compute primitives of the host machine, on the vector instructions that the processor has.
 //
-// The bits of an output element are a function of its own operands in ascending order (of k, dims or
-// tokens) only: not of the number of rows or columns, of the path taken, of alignment, or of the SIMD
-// level. Exceptions: which NaN a NaN is; and, on x86 without FMA, bf16 products below 2^-126.
+// The bits of an output element are a function of its own operands in ascending order (of k, dims
+// or tokens) only: not of the number of rows or columns, of the path taken, of alignment, or of the
+// SIMD level. Exceptions: which NaN a NaN is; and, on x86 without FMA, bf16 products below 2^-126.
 // No -ffast-math. Where rounding depends on it, multiply-add is an explicit fused one.
 //
-// Tiles: rows of 64 bf16 in swizzled 16-byte chunks (chunk_offset), row 0 at a 1024-byte boundary of
-// the tile's own row numbering; data 128-byte aligned for speed only.
+// Tiles: rows of 64 bf16 in swizzled 16-byte chunks (chunk_offset), row 0 at a 1024-byte boundary
+// of the tile's own row numbering; data 128-byte aligned for speed only.
 #pragma once
 
 #include <cstddef>
@@ -39,17 +39,17 @@ inline void attention_clear(AttentionState state, uint32_t rows, uint32_t head_d
 
 /// One online-softmax update with one page of 64 tokens; rows <= 64, head_panels 1 or 2.
 /// q: panel p at q + p * q_panel_stride; k and v: panel p at + p * kHalfPanelBytes.
-/// limits[i]: how many tokens of the page row i sees (0..64); 0 leaves its state untouched. Values of
-/// tokens beyond a row's limit do not matter, whatever they are. scale_log2: softmax scale * log2(e).
-/// Probabilities are rounded to bf16 for P * V, but not in the sum.
+/// limits[i]: how many tokens of the page row i sees (0..64); 0 leaves its state untouched. Values
+/// of tokens beyond a row's limit do not matter, whatever they are. scale_log2: softmax scale *
+/// log2(e). Probabilities are rounded to bf16 for P * V, but not in the sum.
 inline void attention_page(AttentionState state, const std::byte* q, uint32_t q_panel_stride,
                            const std::byte* k, const std::byte* v, uint32_t rows,
                            uint32_t head_panels, const uint32_t* limits, float scale_log2) {
   kernels().attention_page(state, q, q_panel_stride, k, v, rows, head_panels, limits, scale_log2);
 }
 
-/// total = total (+) part, row by row. A part without tokens changes nothing; a total without tokens
-/// becomes an exact copy of the part.
+/// total = total (+) part, row by row. A part without tokens changes nothing; a total without
+/// tokens becomes an exact copy of the part.
 inline void attention_fold(AttentionState total, AttentionState part, uint32_t rows,
                            uint32_t head_dim) {
   kernels().attention_fold(total, part, rows, head_dim);
@@ -108,8 +108,8 @@ inline float gumbel_noise(uint64_t seed, uint32_t position, uint32_t token_id) {
   return result;
 }
 
-/// keys[i] = logits[i] * inv_temperature + gumbel_noise(seed, position, first_id + i); the largest key
-/// is a sample of softmax(logits * inv_temperature). keys may be logits.
+/// keys[i] = logits[i] * inv_temperature + gumbel_noise(seed, position, first_id + i); the largest
+/// key is a sample of softmax(logits * inv_temperature). keys may be logits.
 inline void perturb_row(float* keys, const float* logits, float inv_temperature, uint64_t seed,
                         uint32_t position, uint32_t first_id, uint32_t n) {
   kernels().perturb_row(keys, logits, inv_temperature, seed, position, first_id, n);
