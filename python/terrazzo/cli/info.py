@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .. import env
@@ -24,12 +25,11 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print one `name: value` line for each fact."""
     del options
-    from .. import __version__
     from .._core import cuda_built
 
     cuda = "built" if cuda_built() else "not built (no nvcc was found or wanted)"
     facts = {
-        "version": __version__,
+        "version": _version(),
         "package": Path(__file__).parents[1],
         "python": f"{platform.python_version()} ({platform.machine()})",
         "machines": "host",
@@ -40,6 +40,13 @@ def run(options: argparse.Namespace) -> int:
     for name, value in facts.items():
         print(f"{name + ':':<10} {value}")
     return 0
+
+
+def _version() -> str:
+    try:
+        return version("terrazzo")
+    except PackageNotFoundError:
+        return "unknown: the package is on the path, but not installed"
 
 
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:

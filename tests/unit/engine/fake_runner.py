@@ -98,7 +98,7 @@ class FakeRunner:
         assert (np.diff(one_row.astype(np.int8)) <= 0).all(), "decode rows come first"
 
     def _resolved(self, token_ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        resolved = token_ids.copy()
+        resolved: NDArray[np.int32] = token_ids.copy()
         back = token_ids < 0
         resolved[back] = self._sampled[-token_ids[back] - 1]
         assert resolved.max() < self.config.vocab_size
@@ -106,7 +106,8 @@ class FakeRunner:
 
     def _pages(self, batch: StepInput, i: int) -> NDArray[np.int32]:
         start, end = batch.page_indptr[i : i + 2].tolist()
-        return batch.page_ids[start:end]
+        pages: NDArray[np.int32] = batch.page_ids[start:end]
+        return pages
 
     def _append(self, pages: NDArray[np.int32], context: int, token_ids: NDArray[np.int32]) -> None:
         positions = np.arange(context, context + len(token_ids))
@@ -133,24 +134,6 @@ class FakeRunner:
             ):
                 digest.update(array[k].tobytes())
         return int.from_bytes(digest.digest(), "little")
-
-
-class LetterDecoder:
-    """Token 3 is "d"; a character may take two tokens, as 40 and above are half of one."""
-
-    def decode(self, token_ids: object) -> str:
-        assert isinstance(token_ids, list)
-        text, half = "", None
-        for token in token_ids:
-            if token < 40:
-                text += ("" if half is None else "\ufffd") + chr(ord("a") + token % 26)
-                half = None
-            elif half is None:
-                half = token
-            else:
-                text += chr(0x4E00 + half * 64 + token)
-                half = None
-        return text if half is None else text + "\ufffd"
 
 
 def reference_tokens(
