@@ -1,12 +1,14 @@
 // The bytes of the symmetric heaps that an instruction reads and writes.
 //
-// Exact: valid rows only, no padding; what lies between two declared ranges is not touched. All
-// reads and writes of an instruction happen after all its waits. Data that is constant during a
-// step (weights, tables, zeros) is not declared.
+// Exact, and what lies between two declared ranges is not touched: rows of a tile are its valid
+// ones; of a KV page the rows of tokens up to the last that is attended; of a decode query the
+// `group()` lines, without those that pad the group; of a partial result whole lines of
+// partial_elems(); of a row that is sampled from its logits the whole slot, padding included (all
+// of it is written). All reads and writes of an instruction happen after all its waits. Data that
+// is constant during a step (weights, tables, zeros) is not declared.
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "terrazzo/core/heap.hpp"
 #include "terrazzo/core/isa.hpp"
@@ -40,12 +42,13 @@ template <class Sink>
 void for_each_access(const Instruction& instruction, uint32_t gpu, int32_t layer,
                      const ModelShape& shape, const StepLimits& limits, const StepTables& tables,
                      Sink&& sink) {
+  auto forward = [&sink](const Access& access) { sink(access); };
   detail::walk_accesses(
       instruction, gpu, layer, shape, limits, tables,
       [](void* context, const Access& access) {
-        (*static_cast<std::remove_reference_t<Sink>*>(context))(access);
+        (*static_cast<decltype(forward)*>(context))(access);
       },
-      &sink);
+      &forward);
 }
 
 /// Bytes of one layer's pages in the KV pool.

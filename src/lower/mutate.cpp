@@ -1,6 +1,7 @@
 #include "lower/mutate.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <random>
 #include <vector>
 
