@@ -56,11 +56,8 @@ class CacheSizes:
         kv_gib: float = 1.0,
     ) -> CacheSizes:
         """Fill in what is not given: as many pages as `kv_gib` holds, and the longest context that
-        both the model and the pages allow. Raises ValueError for sizes that contradict each other.
+        both the model and the pages allow. Raises ValueError if the model's context is shorter.
         """
-        for name, value in (("max_model_len", max_model_len), ("kv_pages", kv_pages)):
-            if value is not None and value < 1:
-                raise ValueError(f"[LLM] {name}: expected at least 1, got {value}")
         if max_model_len is not None and max_model_len > config.max_position:
             raise ValueError(
                 f"[LLM] max_model_len: the model has {config.max_position} positions, "
@@ -103,6 +100,15 @@ class LLM:
         progress: bool | None = None,
     ) -> None:
         _check_device(device)
+        _check_counts(
+            gpus=gpus,
+            max_batch_tokens=max_batch_tokens,
+            max_sequences=max_sequences,
+            num_sms=num_sms,
+            num_threads=num_threads,
+            max_model_len=max_model_len,
+            kv_pages=kv_pages,
+        )
         opened = _open(model)
         sizes = CacheSizes.choose(
             opened.config,
@@ -281,6 +287,12 @@ def _check_device(device: str) -> None:
     if device == "cuda":
         raise ValueError("[LLM] device 'cuda': models run on the host machine only, use 'host'")
     _log.info("device: host")
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"[LLM] {name}: expected at least 1, got {value}")
 
 
 def _one_for_each(

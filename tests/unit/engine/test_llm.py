@@ -178,17 +178,27 @@ def test_cache_sizes(given: dict[str, Any], expected: CacheSizes) -> None:
     assert CacheSizes.choose(tiny_config(64), **given) == expected
 
 
+def test_a_context_longer_than_the_model() -> None:
+    with pytest.raises(ValueError, match="max_model_len: the model has 4096 positions, got 4097"):
+        CacheSizes.choose(tiny_config(64), max_model_len=4097)
+
+
 @pytest.mark.parametrize(
-    ("given", "message"),
+    "name",
     [
-        ({"max_model_len": 4097}, "max_model_len: the model has 4096 positions, got 4097"),
-        ({"max_model_len": 0}, "max_model_len: expected at least 1, got 0"),
-        ({"kv_pages": 0}, "kv_pages: expected at least 1, got 0"),
+        "gpus",
+        "max_batch_tokens",
+        "max_sequences",
+        "num_sms",
+        "num_threads",
+        "max_model_len",
+        "kv_pages",
     ],
 )
-def test_bad_cache_sizes(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CacheSizes.choose(tiny_config(64), **given)
+def test_counts(name: str) -> None:
+    counts: dict[str, Any] = {name: 0}
+    with pytest.raises(ValueError, match=rf"\[LLM\] {name}: expected at least 1, got 0"):
+        LLM("some-model", **counts)
 
 
 def test_bytes_of_a_page() -> None:
