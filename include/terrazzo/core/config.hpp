@@ -1,8 +1,12 @@
 // Compiler facts; the one place for conditionals on the compiler outside arch/.
 #pragma once
 
+// TERRAZZO_FN: arithmetic that host and device share. TERRAZZO_GROUP_FN: code of a role; nvcc compiles it
+// for the device only, since it calls the device's primitives.
 #if defined(__CUDACC__)
 #define TERRAZZO_FN __host__ __device__ __forceinline__
+#define TERRAZZO_GROUP_FN __device__ __forceinline__
 #else
 #define TERRAZZO_FN inline
+#define TERRAZZO_GROUP_FN inline
 #endif

@@ -6,20 +6,20 @@
 namespace terrazzo {
 
 /// Tile `panel` of `panels` of a row block in a row-block buffer.
-TERRAZZO_FN std::byte* tile_address(const StepParams& params, uint32_t gpu, Buffer buffer,
+TERRAZZO_GROUP_FN std::byte* tile_address(const StepParams& params, uint32_t gpu, Buffer buffer,
                                     uint32_t block, uint32_t panels, uint32_t panel) {
   return params.address(gpu, buffer, (uint64_t{block} * panels + panel) * kPanelBytes);
 }
 
 /// Line `panel` of a row block in a sum-of-squares buffer: [128] fp32.
-TERRAZZO_FN float* line_address(const StepParams& params, uint32_t gpu, Buffer buffer,
+TERRAZZO_GROUP_FN float* line_address(const StepParams& params, uint32_t gpu, Buffer buffer,
                                 uint32_t block, uint32_t panel) {
   const uint64_t line = uint64_t{block} * params.shape.hidden_panels() + panel;
   return reinterpret_cast<float*>(params.address(gpu, buffer, line * kRowBlock * sizeof(float)));
 }
 
 /// K (which 0) or V (which 1) panel of a page of a local KV head: [64 tokens][64] tile.
-TERRAZZO_FN std::byte* page_address(const StepParams& params, uint32_t layer, uint32_t page,
+TERRAZZO_GROUP_FN std::byte* page_address(const StepParams& params, uint32_t layer, uint32_t page,
                                     uint32_t kv_head, uint32_t which, uint32_t panel) {
   const ModelShape& shape = params.shape;
   const uint64_t index =
@@ -30,7 +30,7 @@ TERRAZZO_FN std::byte* page_address(const StepParams& params, uint32_t layer, ui
 }
 
 /// Query tile of a local head for prefill: [128 rows][64].
-TERRAZZO_FN std::byte* q_prefill_address(const StepParams& params, uint32_t block, uint32_t head,
+TERRAZZO_GROUP_FN std::byte* q_prefill_address(const StepParams& params, uint32_t block, uint32_t head,
                                          uint32_t panel) {
   const ModelShape& shape = params.shape;
   return tile_address(params, params.gpu, Buffer::kQPrefill, block,
@@ -39,7 +39,7 @@ TERRAZZO_FN std::byte* q_prefill_address(const StepParams& params, uint32_t bloc
 }
 
 /// Query rows of one token and local KV head for decode: [head panels][padded group][64].
-TERRAZZO_FN std::byte* q_decode_address(const StepParams& params, uint32_t row, uint32_t kv_head,
+TERRAZZO_GROUP_FN std::byte* q_decode_address(const StepParams& params, uint32_t row, uint32_t kv_head,
                                         uint32_t panel) {
   const ModelShape& shape = params.shape;
   const uint64_t index =

@@ -16,16 +16,16 @@ struct AttendDecode {
     uint32_t end;
   };
 
-  static constexpr TERRAZZO_FN uint32_t half_rows(const AttendDecodeArgs& args) {
+  static constexpr TERRAZZO_GROUP_FN uint32_t half_rows(const AttendDecodeArgs& args) {
     return ceil_div(args.rows, 2u);
   }
 
-  static TERRAZZO_FN uint32_t context_of(const StepParams& params, uint32_t row) {
+  static TERRAZZO_GROUP_FN uint32_t context_of(const StepParams& params, uint32_t row) {
     return params.tables.rows[row].position + 1;
   }
 
   /// Pages of a row that this instruction covers.
-  static TERRAZZO_FN PageRange pages_of(const StepParams& params, const AttendDecodeArgs& args,
+  static TERRAZZO_GROUP_FN PageRange pages_of(const StepParams& params, const AttendDecodeArgs& args,
                                         uint32_t row) {
     const uint32_t pages_per_split = params.shape.split_tokens / kPageTokens;
     const uint32_t pages = ceil_div(context_of(params, row), kPageTokens);
@@ -34,7 +34,7 @@ struct AttendDecode {
     return {begin < pages ? begin : pages, end < pages ? end : pages};
   }
 
-  static TERRAZZO_FN SlotPlan slots(const Instruction& instruction, const StepParams& params) {
+  static TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction, const StepParams& params) {
     const AttendDecodeArgs& args = instruction.args.attend_decode;
     uint32_t stream = args.rows;
     for (uint32_t i = 0; i < args.rows; ++i) {
@@ -46,7 +46,7 @@ struct AttendDecode {
 
   /// Walks the stream: queries(row index, consumer), then page(row index, consumer, page).
   template <class OnQueries, class OnPage, class OnPairEnd>
-  static TERRAZZO_FN void walk(const StepParams& params, const AttendDecodeArgs& args,
+  static TERRAZZO_GROUP_FN void walk(const StepParams& params, const AttendDecodeArgs& args,
                                OnQueries on_queries, OnPage on_page, OnPairEnd on_pair_end) {
     const uint32_t half = half_rows(args);
     for (uint32_t i = 0; i < half; ++i) {
@@ -73,7 +73,7 @@ struct AttendDecode {
   }
 
   template <class M>
-  static TERRAZZO_FN void load(Loader<M>& loader) {
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const AttendDecodeArgs& args = loader.instruction().args.attend_decode;
     const StepParams& params = loader.params;
     const ModelShape& shape = params.shape;
@@ -98,7 +98,7 @@ struct AttendDecode {
   }
 
   template <class M>
-  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const AttendDecodeArgs args = consumer.instruction().args.attend_decode;
     const StepParams& params = consumer.params;
     const ModelShape& shape = params.shape;
@@ -154,7 +154,7 @@ struct AttendDecode {
   }
 
   template <class M>
-  static TERRAZZO_FN void store(Storer<M>& storer) {
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     const AttendDecodeArgs& args = storer.instruction().args.attend_decode;
     const StepParams& params = storer.params;
     const uint32_t first = storer.index() * half_rows(args);
@@ -171,12 +171,11 @@ struct AttendDecode {
 
   /// The finished row: a stage a head panel, one 128-byte row a query head.
   template <class M>
-  static TERRAZZO_FN void publish_row(Consumer<M>& consumer,
+  static TERRAZZO_GROUP_FN void publish_row(Consumer<M>& consumer,
                                       const typename M::AttentionTile& total, uint32_t row) {
     const ModelShape& shape = consumer.params.shape;
     for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
-      typename M::Panel values;
-      take_attention(values, total, panel, shape.group(), shape.head_dim);
+      const auto values = take_attention(total, panel, shape.group(), shape.head_dim);
       auto stage = consumer.stage();
       store_panel(stage, values, shape.group(), [&](uint32_t) { return row; });
       consumer.publish(stage);
@@ -185,7 +184,7 @@ struct AttendDecode {
 
   /// `kv_head` is global.
   template <class M>
-  static TERRAZZO_FN void store_row(Storer<M>& storer, uint32_t kv_head, uint32_t row) {
+  static TERRAZZO_GROUP_FN void store_row(Storer<M>& storer, uint32_t kv_head, uint32_t row) {
     const ModelShape& shape = storer.params.shape;
     for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
       const auto stage = storer.take();
@@ -196,13 +195,13 @@ struct AttendDecode {
     }
   }
 
-  static constexpr TERRAZZO_FN uint32_t partial_rows(const ModelShape& shape, uint32_t first) {
+  static constexpr TERRAZZO_GROUP_FN uint32_t partial_rows(const ModelShape& shape, uint32_t first) {
     const uint32_t left = shape.group() - first;
     return left < kPartialRowsPerStage ? left : kPartialRowsPerStage;
   }
 
   /// Address of one head's partial result in the scratch of the row's owner.
-  static TERRAZZO_FN std::byte* partial_address(const StepParams& params, uint32_t gpu,
+  static TERRAZZO_GROUP_FN std::byte* partial_address(const StepParams& params, uint32_t gpu,
                                                 uint32_t slot, uint32_t head) {
     const uint64_t index = uint64_t{slot} * params.shape.padded_group() + head;
     return params.address(gpu, Buffer::kSplits,
@@ -211,7 +210,7 @@ struct AttendDecode {
 
  private:
   template <class M>
-  static TERRAZZO_FN void publish_partial(Consumer<M>& consumer,
+  static TERRAZZO_GROUP_FN void publish_partial(Consumer<M>& consumer,
                                           const typename M::AttentionTile& part) {
     const ModelShape& shape = consumer.params.shape;
     for (uint32_t first = 0; first < shape.group(); first += kPartialRowsPerStage) {
@@ -222,7 +221,7 @@ struct AttendDecode {
   }
 
   template <class M>
-  static TERRAZZO_FN void store_partials(Storer<M>& storer, const AttendDecodeArgs& args,
+  static TERRAZZO_GROUP_FN void store_partials(Storer<M>& storer, const AttendDecodeArgs& args,
                                          uint32_t i) {
     const StepParams& params = storer.params;
     const ModelShape& shape = params.shape;

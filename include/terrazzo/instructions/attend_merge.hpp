@@ -7,17 +7,17 @@ namespace terrazzo {
 
 /// Streams chunks of 8 heads, each with all its splits; the consumers take alternate chunks.
 struct AttendMerge {
-  static constexpr TERRAZZO_FN uint32_t num_chunks(const ModelShape& shape) {
+  static constexpr TERRAZZO_GROUP_FN uint32_t num_chunks(const ModelShape& shape) {
     return ceil_div(shape.group(), kPartialRowsPerStage);
   }
 
-  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction,
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                               const StepParams& params) {
     return {0, num_chunks(params.shape) * instruction.args.attend_merge.num_splits, 1};
   }
 
   template <class M>
-  static TERRAZZO_FN void load(Loader<M>& loader) {
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const AttendMergeArgs& args = loader.instruction().args.attend_merge;
     const StepParams& params = loader.params;
     const ModelShape& shape = params.shape;
@@ -37,7 +37,7 @@ struct AttendMerge {
   }
 
   template <class M>
-  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const AttendMergeArgs args = consumer.instruction().args.attend_merge;
     const ModelShape& shape = consumer.params.shape;
     typename M::AttentionTile total;
@@ -57,8 +57,7 @@ struct AttendMerge {
         consumer.release(slot);
       }
       for (uint32_t panel = 0; panel < shape.head_panels() && mine; ++panel) {
-        typename M::Panel values;
-        take_attention(values, total, panel, heads, shape.head_dim);
+        const auto values = take_attention(total, panel, heads, shape.head_dim);
         auto stage = consumer.stage();
         store_panel(stage, values, heads, [&](uint32_t) { return args.row; });
         consumer.publish(stage);
@@ -67,7 +66,7 @@ struct AttendMerge {
   }
 
   template <class M>
-  static TERRAZZO_FN void store(Storer<M>& storer) {
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     const AttendMergeArgs& args = storer.instruction().args.attend_merge;
     const StepParams& params = storer.params;
     const ModelShape& shape = params.shape;

@@ -9,21 +9,21 @@ namespace terrazzo {
 
 /// Streams the query tile (a slot a head panel), then pages in ascending order.
 struct AttendPrefill {
-  static constexpr TERRAZZO_FN uint32_t last_tokens(const AttendPrefillArgs& args) {
+  static constexpr TERRAZZO_GROUP_FN uint32_t last_tokens(const AttendPrefillArgs& args) {
     return args.position + args.rows;  // visible to the last row
   }
-  static constexpr TERRAZZO_FN uint32_t num_pages(const AttendPrefillArgs& args) {
+  static constexpr TERRAZZO_GROUP_FN uint32_t num_pages(const AttendPrefillArgs& args) {
     return ceil_div(last_tokens(args), kPageTokens);
   }
 
-  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction,
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                               const StepParams& params) {
     const AttendPrefillArgs& args = instruction.args.attend_prefill;
     return {0, params.shape.head_panels() + num_pages(args) * slots_per_page(params.shape), 1};
   }
 
   /// Rows of the block that this consumer owns: those of the unit in its half.
-  static constexpr TERRAZZO_FN RowSpan rows_of(const AttendPrefillArgs& args, uint32_t consumer) {
+  static constexpr TERRAZZO_GROUP_FN RowSpan rows_of(const AttendPrefillArgs& args, uint32_t consumer) {
     const uint32_t half_begin = consumer * kHalfRows;
     const uint32_t half_end = half_begin + kHalfRows;
     const uint32_t end = args.row_begin + args.rows;
@@ -33,7 +33,7 @@ struct AttendPrefill {
   }
 
   template <class M>
-  static TERRAZZO_FN void load(Loader<M>& loader) {
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const AttendPrefillArgs& args = loader.instruction().args.attend_prefill;
     const StepParams& params = loader.params;
     loader.wait_all();
@@ -52,7 +52,7 @@ struct AttendPrefill {
   }
 
   template <class M>
-  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const AttendPrefillArgs args = consumer.instruction().args.attend_prefill;
     const ModelShape& shape = consumer.params.shape;
     const RowSpan span = rows_of(args, consumer.index());
@@ -82,8 +82,7 @@ struct AttendPrefill {
       }
     }
     for (uint32_t panel = 0; panel < shape.head_panels() && span.count != 0; ++panel) {
-      typename M::Panel values;
-      take_attention(values, total, panel, span.count, shape.head_dim);
+      const auto values = take_attention(total, panel, span.count, shape.head_dim);
       auto stage = consumer.stage();
       store_panel(stage, values, span.count, [&](uint32_t row) { return span.begin + row; });
       consumer.publish(stage);
@@ -91,7 +90,7 @@ struct AttendPrefill {
   }
 
   template <class M>
-  static TERRAZZO_FN void store(Storer<M>& storer) {
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     const AttendPrefillArgs& args = storer.instruction().args.attend_prefill;
     const StepParams& params = storer.params;
     const RowSpan span = rows_of(args, storer.index());

@@ -8,7 +8,7 @@
 namespace terrazzo {
 
 /// exp(x * scale) as 2^(x * scale_log2), scale = 1 / sqrt(head_dim).
-TERRAZZO_FN float attention_scale_log2(const ModelShape& shape) {
+TERRAZZO_GROUP_FN float attention_scale_log2(const ModelShape& shape) {
   constexpr float kLog2E = 1.44269504f;
   constexpr float kScale64 = 0.125f;
   constexpr float kScale128 = 0.0883883476f;
@@ -16,7 +16,7 @@ TERRAZZO_FN float attention_scale_log2(const ModelShape& shape) {
 }
 
 /// Tokens of page `page` among the first `tokens` of a sequence.
-constexpr TERRAZZO_FN uint32_t page_tokens(uint32_t tokens, uint32_t page) {
+constexpr TERRAZZO_GROUP_FN uint32_t page_tokens(uint32_t tokens, uint32_t page) {
   const uint32_t begin = page * kPageTokens;
   if (tokens <= begin) {
     return 0;
@@ -24,14 +24,14 @@ constexpr TERRAZZO_FN uint32_t page_tokens(uint32_t tokens, uint32_t page) {
   return tokens - begin < kPageTokens ? tokens - begin : kPageTokens;
 }
 
-constexpr TERRAZZO_FN uint32_t slots_per_page(const ModelShape& shape) {
+constexpr TERRAZZO_GROUP_FN uint32_t slots_per_page(const ModelShape& shape) {
   return shape.head_panels();  // head dimension 64: K and V share a slot; 128: a slot each
 }
 
 /// Copies `tokens` rows of each panel; what is left of a V panel is filled with zeros, since a masked
 /// probability of 0 times stale bytes could be NaN.
 template <class M>
-TERRAZZO_FN void load_page_half(Loader<M>& loader, typename M::Slot slot, uint32_t slot_offset,
+TERRAZZO_GROUP_FN void load_page_half(Loader<M>& loader, typename M::Slot slot, uint32_t slot_offset,
                                 uint32_t page, uint32_t kv_head, uint32_t which, uint32_t tokens) {
   const StepParams& params = loader.params;
   const std::byte* const zeros = params.address(params.gpu, Buffer::kZeros, 0);
@@ -47,7 +47,7 @@ TERRAZZO_FN void load_page_half(Loader<M>& loader, typename M::Slot slot, uint32
 
 /// Streams the first `tokens` tokens of one page of a KV head.
 template <class M>
-TERRAZZO_FN void load_page(Loader<M>& loader, uint32_t page, uint32_t kv_head, uint32_t tokens) {
+TERRAZZO_GROUP_FN void load_page(Loader<M>& loader, uint32_t page, uint32_t kv_head, uint32_t tokens) {
   const ModelShape& shape = loader.params.shape;
   const uint32_t panels = shape.head_panels();
   const uint32_t key_bytes = panels * tokens * kRowBytes;
@@ -66,7 +66,7 @@ TERRAZZO_FN void load_page(Loader<M>& loader, uint32_t page, uint32_t kv_head, u
 
 /// Calls f(key slot, value slot, value offset) with the next page of the stream.
 template <class M, class F>
-TERRAZZO_FN void use_page(Consumer<M>& consumer, F f) {
+TERRAZZO_GROUP_FN void use_page(Consumer<M>& consumer, F f) {
   if (consumer.params.shape.head_panels() == 1) {
     const auto slot = consumer.use();
     f(slot, slot, kHalfPanelBytes);
@@ -81,14 +81,14 @@ TERRAZZO_FN void use_page(Consumer<M>& consumer, F f) {
 }
 
 template <class M>
-TERRAZZO_FN void pass_page(Consumer<M>& consumer) {
+TERRAZZO_GROUP_FN void pass_page(Consumer<M>& consumer) {
   for (uint32_t i = 0; i < slots_per_page(consumer.params.shape); ++i) {
     consumer.pass();
   }
 }
 
 /// Tile of a global head's panel in the attention buffer of a row's owner, and the row's place in it.
-TERRAZZO_FN std::byte* attention_row_address(const StepParams& params, uint32_t row,
+TERRAZZO_GROUP_FN std::byte* attention_row_address(const StepParams& params, uint32_t row,
                                              uint32_t head, uint32_t panel) {
   const uint32_t block = row / kRowBlock;
   return tile_address(params, params.shape.owner(block), Buffer::kAttention,

@@ -8,12 +8,12 @@ namespace terrazzo {
 /// Streams one slot a hidden panel: the 128-byte pieces of the rows' embeddings, in row order and not
 /// swizzled, as the table has them.
 struct Embed {
-  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction&, const StepParams& params) {
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction&, const StepParams& params) {
     return {0, params.shape.hidden_panels(), 1};
   }
 
   /// The row's token: given, or sampled by the previous step.
-  static TERRAZZO_FN uint32_t token_of(const StepParams& params, uint32_t row) {
+  static TERRAZZO_GROUP_FN uint32_t token_of(const StepParams& params, uint32_t row) {
     const int32_t token = params.tables.rows[row].token;
     if (token >= 0) {
       return static_cast<uint32_t>(token);
@@ -24,7 +24,7 @@ struct Embed {
   }
 
   template <class M>
-  static TERRAZZO_FN void load(Loader<M>& loader) {
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const EmbedArgs& args = loader.instruction().args.embed;
     const StepParams& params = loader.params;
     const uint64_t panels = params.shape.hidden_panels();
@@ -40,7 +40,7 @@ struct Embed {
   }
 
   template <class M>
-  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const EmbedArgs& args = consumer.instruction().args.embed;
     const RowSpan span = consumer_rows(consumer.instruction(), args.rows, consumer.index());
     for (uint32_t panel = 0; panel < consumer.params.shape.hidden_panels(); ++panel) {
@@ -55,7 +55,7 @@ struct Embed {
   }
 
   template <class M>
-  static TERRAZZO_FN void store(Storer<M>& storer) {
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     const EmbedArgs& args = storer.instruction().args.embed;
     const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
     const StepParams& params = storer.params;

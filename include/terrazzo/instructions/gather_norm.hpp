@@ -11,11 +11,11 @@ struct GatherNorm {
   static constexpr uint32_t kGroupRows = 4;
   static constexpr uint32_t kGroupBytes = kGroupRows * sizeof(float);
 
-  static constexpr TERRAZZO_FN uint32_t lines_per_slot(uint32_t rows) {
+  static constexpr TERRAZZO_GROUP_FN uint32_t lines_per_slot(uint32_t rows) {
     return kSlotBytes / (rows * kGroupBytes);
   }
 
-  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction,
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                               const StepParams& params) {
     const uint32_t panels = params.shape.hidden_panels();
     const uint32_t lines = lines_per_slot(instruction.args.gather.rows);
@@ -24,7 +24,7 @@ struct GatherNorm {
 
   /// Calls f(first line, lines) for each slot of sums.
   template <class F>
-  static TERRAZZO_FN void for_each_sums_slot(const ModelShape& shape, uint32_t rows, F f) {
+  static TERRAZZO_GROUP_FN void for_each_sums_slot(const ModelShape& shape, uint32_t rows, F f) {
     const uint32_t panels = shape.hidden_panels();
     const uint32_t most = lines_per_slot(rows);
     for (uint32_t line = 0; line < panels; line += most) {
@@ -32,13 +32,13 @@ struct GatherNorm {
     }
   }
 
-  static TERRAZZO_FN const LogitInfo* compact_rows(const StepParams& params,
+  static TERRAZZO_GROUP_FN const LogitInfo* compact_rows(const StepParams& params,
                                                    const GatherArgs& args) {
     return params.tables.logit_rows + args.compact_block * kRowBlock;
   }
 
   template <class M>
-  static TERRAZZO_FN void load(Loader<M>& loader) {
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GatherArgs& args = loader.instruction().args.gather;
     const StepParams& params = loader.params;
     const uint32_t panels = params.shape.hidden_panels();
@@ -72,13 +72,13 @@ struct GatherNorm {
   }
 
   template <class M>
-  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const GatherArgs args = consumer.instruction().args.gather;
     const StepParams& params = consumer.params;
     const ModelShape& shape = params.shape;
     const RowSpan span = consumer_rows(consumer.instruction(), args.rows, consumer.index());
     const LogitInfo* const compact = compact_rows(params, args) + span.begin;
-    typename M::RowVector factors;
+    auto factors = consumer.row_vector();
     clear(factors);
     for_each_sums_slot(shape, args.rows, [&](uint32_t, uint32_t lines) {
       const auto slot = consumer.use();
@@ -103,7 +103,7 @@ struct GatherNorm {
   }
 
   template <class M>
-  static TERRAZZO_FN void store(Storer<M>& storer) {
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     const GatherArgs& args = storer.instruction().args.gather;
     const StepParams& params = storer.params;
     const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
@@ -113,7 +113,7 @@ struct GatherNorm {
 
  private:
   /// How many compact rows from `first` on are neighbours in a row block: one copy takes them all.
-  static TERRAZZO_FN uint32_t run_length(const LogitInfo* compact, uint32_t first, uint32_t rows) {
+  static TERRAZZO_GROUP_FN uint32_t run_length(const LogitInfo* compact, uint32_t first, uint32_t rows) {
     const uint32_t row = compact[first].row;
     uint32_t count = 1;
     while (first + count < rows && compact[first + count].row == row + count &&

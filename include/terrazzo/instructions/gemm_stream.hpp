@@ -13,7 +13,7 @@ struct RowSpan {
 };
 
 /// Plain tiles: 64 rows each. Small ones: halves of the tokens in whole runs of 8.
-constexpr TERRAZZO_FN RowSpan consumer_rows(const Instruction& instruction, uint32_t rows,
+constexpr TERRAZZO_GROUP_FN RowSpan consumer_rows(const Instruction& instruction, uint32_t rows,
                                             uint32_t consumer) {
   const uint32_t half = (instruction.flags & kSmallTokens) != 0
                             ? round_up(ceil_div(rows, 2u), 8u)
@@ -33,7 +33,7 @@ struct GemmStream {
   uint32_t k_panels;
   bool small;
 
-  explicit constexpr TERRAZZO_FN GemmStream(const Instruction& instruction)
+  explicit constexpr TERRAZZO_GROUP_FN GemmStream(const Instruction& instruction)
       : rows(instruction.args.gemm.rows),
         panels(instruction.args.gemm.panels),
         k_panels(instruction.args.gemm.k_panels),
@@ -44,20 +44,20 @@ struct GemmStream {
   static_assert(kWeightSlotsPerTokens + 1 < kNumSlots);
 
   // --- small ---
-  constexpr TERRAZZO_FN uint32_t token_bytes() const { return round_up(rows, 8u) * kRowBytes; }
-  constexpr TERRAZZO_FN uint32_t k_per_weight_slot() const { return panels == 1 ? 2 : 1; }
-  constexpr TERRAZZO_FN uint32_t weight_slots_per_k() const {
+  constexpr TERRAZZO_GROUP_FN uint32_t token_bytes() const { return round_up(rows, 8u) * kRowBytes; }
+  constexpr TERRAZZO_GROUP_FN uint32_t k_per_weight_slot() const { return panels == 1 ? 2 : 1; }
+  constexpr TERRAZZO_GROUP_FN uint32_t weight_slots_per_k() const {
     return ceil_div(panels, kPanelsPerSlot);
   }
   /// Tokens stay in their slot while the weights of these k tiles pass by; were these more than the rest
   /// of the ring, the loader would come round to that slot and wait for ever.
-  constexpr TERRAZZO_FN uint32_t k_per_token_slot() const {
+  constexpr TERRAZZO_GROUP_FN uint32_t k_per_token_slot() const {
     const uint32_t fit = kSlotBytes / token_bytes();
     const uint32_t pass = kWeightSlotsPerTokens * k_per_weight_slot() / weight_slots_per_k();
     return fit < pass ? fit : pass;
   }
 
-  constexpr TERRAZZO_FN SlotPlan slots(uint32_t extra) const {
+  constexpr TERRAZZO_GROUP_FN SlotPlan slots(uint32_t extra) const {
     if (!small) {
       return {0, 3 * k_panels + extra, 3};
     }
@@ -70,7 +70,7 @@ struct GemmStream {
 /// Streams weights and tokens. `wait_tokens()` is called once, as late as the token copies allow;
 /// `tokens_of(k)` is the [128, 64] tile of k panel `k` of the rows.
 template <class M, class TokensOf, class WaitTokens>
-TERRAZZO_FN void load_gemm(Loader<M>& loader, const WeightView& weight, uint32_t layer,
+TERRAZZO_GROUP_FN void load_gemm(Loader<M>& loader, const WeightView& weight, uint32_t layer,
                            TokensOf tokens_of, WaitTokens wait_tokens) {
   const GemmStream stream(loader.instruction());
   const uint32_t first_panel = loader.instruction().args.gemm.first_panel;
@@ -119,7 +119,7 @@ TERRAZZO_FN void load_gemm(Loader<M>& loader, const WeightView& weight, uint32_t
 
 /// acc = rows of this consumer times the weight; one multiply is left running while the next slots arrive.
 template <class M>
-TERRAZZO_FN void multiply_plain(typename M::Accumulator& acc, Consumer<M>& consumer, RowSpan span) {
+TERRAZZO_GROUP_FN void multiply_plain(typename M::Accumulator& acc, Consumer<M>& consumer, RowSpan span) {
   const GemmStream stream(consumer.instruction());
   clear(acc, span.count);
   typename M::Slot last[3];
@@ -145,7 +145,7 @@ TERRAZZO_FN void multiply_plain(typename M::Accumulator& acc, Consumer<M>& consu
 }
 
 template <class M>
-TERRAZZO_FN void multiply_small(typename M::SmallAccumulator& acc, Consumer<M>& consumer,
+TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consumer<M>& consumer,
                                 RowSpan span) {
   const GemmStream stream(consumer.instruction());
   clear(acc, span.count);
@@ -186,7 +186,7 @@ TERRAZZO_FN void multiply_small(typename M::SmallAccumulator& acc, Consumer<M>& 
 
 /// Runs the main loop in the form the instruction asks for, then `epilogue(acc, span)`.
 template <class M, class Epilogue>
-TERRAZZO_FN void consume_gemm(Consumer<M>& consumer, Epilogue epilogue) {
+TERRAZZO_GROUP_FN void consume_gemm(Consumer<M>& consumer, Epilogue epilogue) {
   const Instruction& instruction = consumer.instruction();
   const RowSpan span =
       consumer_rows(instruction, instruction.args.gemm.rows, consumer.index());

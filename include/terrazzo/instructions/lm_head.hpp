@@ -14,12 +14,12 @@ struct LmHead {
   static constexpr uint32_t kStageCols = kRowBytes / sizeof(float);
   static constexpr uint32_t kStagesPerPanel = kPanelCols / kStageCols;
 
-  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction, const StepParams&) {
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction, const StepParams&) {
     return GemmStream(instruction).slots(0);
   }
 
   template <class M>
-  static TERRAZZO_FN void load(Loader<M>& loader) {
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
     load_gemm(
@@ -32,7 +32,7 @@ struct LmHead {
   }
 
   template <class M>
-  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const StepParams& params = consumer.params;
     const ModelShape& shape = params.shape;
     const GemmArgs args = consumer.instruction().args.gemm;
@@ -58,7 +58,7 @@ struct LmHead {
   }
 
   template <class M>
-  static TERRAZZO_FN void store(Storer<M>& storer) {
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     const StepParams& params = storer.params;
     const ModelShape& shape = params.shape;
     const GemmArgs& args = storer.instruction().args.gemm;
@@ -74,7 +74,7 @@ struct LmHead {
       const uint64_t index =
           (uint64_t{first_row + i} * shape.world + params.gpu) * shape.vocab_tiles() +
           args.first_panel / kPanelsPerColTile;
-      storer.store(params.address(owner, Buffer::kCandidates, index * sizeof(Candidate)), stage,
+      storer.store_from_lane(params.address(owner, Buffer::kCandidates, index * sizeof(Candidate)), stage,
                    static_cast<uint32_t>(i * sizeof(Candidate)), sizeof(Candidate));
     });
     storer.release(stage);
@@ -91,7 +91,7 @@ struct LmHead {
             (uint64_t{infos[i].logits_slot} * shape.world + params.gpu) * shape.vocab_panels() +
             args.first_panel;
         const uint64_t index = panel * kStagesPerPanel + piece;
-        storer.store(params.address(owner, Buffer::kLogits, index * kRowBytes), logits,
+        storer.store_from_lane(params.address(owner, Buffer::kLogits, index * kRowBytes), logits,
                      i * kRowBytes, kRowBytes);
       });
       storer.release(logits);
@@ -99,12 +99,12 @@ struct LmHead {
   }
 
  private:
-  static TERRAZZO_FN const LogitInfo* logit_infos(const StepParams& params, const GemmArgs& args,
+  static TERRAZZO_GROUP_FN const LogitInfo* logit_infos(const StepParams& params, const GemmArgs& args,
                                                   RowSpan span) {
     return params.tables.logit_rows + args.row_block * kRowBlock + span.begin;
   }
 
-  static TERRAZZO_FN bool any_has_slot(const LogitInfo* infos, uint32_t rows) {
+  static TERRAZZO_GROUP_FN bool any_has_slot(const LogitInfo* infos, uint32_t rows) {
     for (uint32_t i = 0; i < rows; ++i) {
       if (infos[i].logits_slot != kNoLogits) {
         return true;

@@ -14,12 +14,12 @@ struct ProjectResidual {
   static constexpr Buffer kOutput = kIsO ? Buffer::kX1 : Buffer::kX;
   static constexpr Buffer kOutputSums = kIsO ? Buffer::kSumSqX1 : Buffer::kSumSqX;
 
-  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction, const StepParams&) {
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction, const StepParams&) {
     return GemmStream(instruction).slots(instruction.args.gemm.panels);
   }
 
   template <class M>
-  static TERRAZZO_FN void load(Loader<M>& loader) {
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
     const uint32_t input_block =
@@ -40,12 +40,11 @@ struct ProjectResidual {
   }
 
   template <class M>
-  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const uint32_t panels = consumer.instruction().args.gemm.panels;
     consume_gemm(consumer, [&](auto& acc, RowSpan span) {
       for (uint32_t p = 0; p < panels; ++p) {
-        typename M::Panel panel;
-        take_panel(panel, acc, p, span.count);
+        auto panel = take_panel(acc, p, span.count);
         const auto residual = consumer.use();
         add_tile(panel, residual, span.begin, span.count);
         consumer.release(residual);
@@ -57,7 +56,7 @@ struct ProjectResidual {
   }
 
   template <class M>
-  static TERRAZZO_FN void store(Storer<M>& storer) {
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     const GemmArgs& args = storer.instruction().args.gemm;
     const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
     store_residual_panels(storer, kOutput, kOutputSums, args.row_block, args.first_panel,
@@ -70,13 +69,13 @@ using DownResidual = ProjectResidual<Matrix::kDown>;
 
 /// silu(rstd * x1 Wg) * (rstd * x1 Wu): the weight's panels hold gate and up in runs of kPairRun.
 struct GateUpSilu {
-  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction,
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                               const StepParams& params) {
     return GemmStream(instruction).slots(line_slots(params.shape));
   }
 
   template <class M>
-  static TERRAZZO_FN void load(Loader<M>& loader) {
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
     load_gemm(
@@ -89,18 +88,16 @@ struct GateUpSilu {
   }
 
   template <class M>
-  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const uint32_t panels = consumer.instruction().args.gemm.panels;
     consume_gemm(consumer, [&](auto& acc, RowSpan span) {
-      typename M::RowVector factors;
-      use_row_factors<M>(factors, consumer, span);
+      const auto factors = use_row_factors(consumer, span);
       if (span.count == 0) {
         return;
       }
       scale_rows(acc, factors, span.count, panels);
       for (uint32_t p = 0; p < panels / 2; ++p) {
-        typename M::Panel panel;
-        take_gated_panel(panel, acc, p, span.count);
+        auto panel = take_gated_panel(acc, p, span.count);
         auto stage = consumer.stage();
         store_panel(stage, panel, span.count, [](uint32_t row) { return row; });
         consumer.publish(stage);
@@ -109,7 +106,7 @@ struct GateUpSilu {
   }
 
   template <class M>
-  static TERRAZZO_FN void store(Storer<M>& storer) {
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     const GemmArgs& args = storer.instruction().args.gemm;
     const StepParams& params = storer.params;
     const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
@@ -120,12 +117,12 @@ struct GateUpSilu {
 
 /// This GPU's share of down, to the rows' owner.
 struct DownPartial {
-  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction, const StepParams&) {
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction, const StepParams&) {
     return GemmStream(instruction).slots(0);
   }
 
   template <class M>
-  static TERRAZZO_FN void load(Loader<M>& loader) {
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
     load_gemm(
@@ -137,12 +134,11 @@ struct DownPartial {
   }
 
   template <class M>
-  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const uint32_t panels = consumer.instruction().args.gemm.panels;
     consume_gemm(consumer, [&](auto& acc, RowSpan span) {
       for (uint32_t p = 0; p < panels && span.count != 0; ++p) {
-        typename M::Panel panel;
-        take_panel(panel, acc, p, span.count);
+        auto panel = take_panel(acc, p, span.count);
         auto stage = consumer.stage();
         store_panel(stage, panel, span.count, [](uint32_t row) { return row; });
         consumer.publish(stage);
@@ -151,7 +147,7 @@ struct DownPartial {
   }
 
   template <class M>
-  static TERRAZZO_FN void store(Storer<M>& storer) {
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     const GemmArgs& args = storer.instruction().args.gemm;
     const StepParams& params = storer.params;
     const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
@@ -161,7 +157,7 @@ struct DownPartial {
   }
 
   /// Block index in kPartials: [rank][owned block].
-  static TERRAZZO_FN uint32_t partial_block(const StepParams& params, uint32_t rank,
+  static TERRAZZO_GROUP_FN uint32_t partial_block(const StepParams& params, uint32_t rank,
                                             uint32_t row_block) {
     const uint32_t owned = ceil_div(params.limits.row_blocks(), params.shape.world);
     return rank * owned + params.shape.owned_index(row_block);
@@ -170,13 +166,13 @@ struct DownPartial {
 
 /// x = x1 + the sum of all ranks' partials, in fp32 and in rank order, to all GPUs.
 struct ReduceResidual {
-  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction,
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                               const StepParams& params) {
     return {0, instruction.args.reduce.panels * (1 + params.shape.world), 1};
   }
 
   template <class M>
-  static TERRAZZO_FN void load(Loader<M>& loader) {
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const ReduceArgs& args = loader.instruction().args.reduce;
     const StepParams& params = loader.params;
     const uint32_t hidden = params.shape.hidden_panels();
@@ -196,7 +192,7 @@ struct ReduceResidual {
   }
 
   template <class M>
-  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const ReduceArgs args = consumer.instruction().args.reduce;
     const RowSpan span = consumer_rows(consumer.instruction(), args.rows, consumer.index());
     for (uint32_t p = 0; p < args.panels; ++p) {
@@ -214,7 +210,7 @@ struct ReduceResidual {
   }
 
   template <class M>
-  static TERRAZZO_FN void store(Storer<M>& storer) {
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     const ReduceArgs& args = storer.instruction().args.reduce;
     const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
     store_residual_panels(storer, Buffer::kX, Buffer::kSumSqX, args.row_block, args.first_panel,

@@ -16,7 +16,7 @@ struct QkvRopeAppend {
     uint32_t panel;    // of the head
   };
 
-  static constexpr TERRAZZO_FN PanelPlace place_of(const ModelShape& shape, uint32_t panel) {
+  static constexpr TERRAZZO_GROUP_FN PanelPlace place_of(const ModelShape& shape, uint32_t panel) {
     const uint32_t in_group = panel % shape.group_panels();
     const uint32_t head = in_group / shape.head_panels();
     const Kind kind = head < shape.group()    ? Kind::kQuery
@@ -25,13 +25,13 @@ struct QkvRopeAppend {
     return {kind, panel / shape.group_panels(), head, in_group % shape.head_panels()};
   }
 
-  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction,
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                               const StepParams& params) {
     return GemmStream(instruction).slots(line_slots(params.shape));
   }
 
   template <class M>
-  static TERRAZZO_FN void load(Loader<M>& loader) {
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
     load_gemm(
@@ -44,13 +44,12 @@ struct QkvRopeAppend {
   }
 
   template <class M>
-  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const StepParams& params = consumer.params;
     const ModelShape& shape = params.shape;
     const GemmArgs args = consumer.instruction().args.gemm;
     consume_gemm(consumer, [&](auto& acc, RowSpan span) {
-      typename M::RowVector factors;
-      use_row_factors<M>(factors, consumer, span);
+      const auto factors = use_row_factors(consumer, span);
       if (span.count == 0) {
         return;
       }
@@ -58,8 +57,7 @@ struct QkvRopeAppend {
       const RowInfo* const rows = params.tables.rows + args.row_block * kRowBlock + span.begin;
       for (uint32_t p = 0; p < args.panels; ++p) {
         const PanelPlace place = place_of(shape, args.first_panel + p);
-        typename M::Panel panel;
-        take_panel(panel, acc, p, span.count);
+        auto panel = take_panel(acc, p, span.count);
         if (place.kind != Kind::kValue) {
           rotate(panel, place.panel, shape.head_dim, span.count, [&](uint32_t row) {
             return params.model.rope + uint64_t{rows[row].position} * shape.head_dim;
@@ -75,7 +73,7 @@ struct QkvRopeAppend {
   }
 
   template <class M>
-  static TERRAZZO_FN void store(Storer<M>& storer) {
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     const StepParams& params = storer.params;
     const GemmArgs& args = storer.instruction().args.gemm;
     const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
@@ -99,7 +97,7 @@ struct QkvRopeAppend {
 
  private:
   /// Row of the tile in which a row's piece of this panel lands.
-  static TERRAZZO_FN uint32_t target_row(const PanelPlace& place, const RowInfo& row,
+  static TERRAZZO_GROUP_FN uint32_t target_row(const PanelPlace& place, const RowInfo& row,
                                          uint32_t block_row) {
     if (place.kind != Kind::kQuery) {
       return row.position % kPageTokens;
@@ -107,7 +105,7 @@ struct QkvRopeAppend {
     return (row.flags & kDecodeRow) != 0 ? place.head : block_row;
   }
 
-  static TERRAZZO_FN std::byte* target_tile(const StepParams& params, const PanelPlace& place,
+  static TERRAZZO_GROUP_FN std::byte* target_tile(const StepParams& params, const PanelPlace& place,
                                             const RowInfo& row, uint32_t layer, uint32_t row_block,
                                             uint32_t step_row) {
     if (place.kind != Kind::kQuery) {

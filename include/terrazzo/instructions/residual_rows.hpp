@@ -8,11 +8,11 @@
 namespace terrazzo {
 
 /// 16-byte copies of fp32 vectors: whole groups of 4 rows.
-constexpr TERRAZZO_FN uint32_t vector_rows(uint32_t rows) { return round_up(rows, 4u); }
+constexpr TERRAZZO_GROUP_FN uint32_t vector_rows(uint32_t rows) { return round_up(rows, 4u); }
 
 /// Rounds a panel into the next stage, with the sums of squares of its rows.
 template <class M, class Panel>
-TERRAZZO_FN void publish_residual_panel(Consumer<M>& consumer, const Panel& panel, uint32_t rows) {
+TERRAZZO_GROUP_FN void publish_residual_panel(Consumer<M>& consumer, const Panel& panel, uint32_t rows) {
   auto stage = consumer.stage();
   store_panel(stage, panel, rows, [](uint32_t row) { return row; });
   sum_squares(stage, rows);
@@ -21,7 +21,7 @@ TERRAZZO_FN void publish_residual_panel(Consumer<M>& consumer, const Panel& pane
 
 /// Stores `panels` residual panels of a row block, from `first_panel`, to GPUs [gpu_begin, gpu_end).
 template <class M>
-TERRAZZO_FN void store_residual_panels(Storer<M>& storer, Buffer rows_buffer, Buffer sums_buffer,
+TERRAZZO_GROUP_FN void store_residual_panels(Storer<M>& storer, Buffer rows_buffer, Buffer sums_buffer,
                                        uint32_t block, uint32_t first_panel, uint32_t panels,
                                        RowSpan span, uint32_t gpu_begin, uint32_t gpu_end) {
   if (span.count == 0) {
@@ -43,7 +43,7 @@ TERRAZZO_FN void store_residual_panels(Storer<M>& storer, Buffer rows_buffer, Bu
 
 /// Stores `panels` panels of a row-block buffer of `block_panels` panels, from `first_panel`, to one GPU.
 template <class M>
-TERRAZZO_FN void store_panels(Storer<M>& storer, uint32_t gpu, Buffer buffer, uint32_t block,
+TERRAZZO_GROUP_FN void store_panels(Storer<M>& storer, uint32_t gpu, Buffer buffer, uint32_t block,
                               uint32_t block_panels, uint32_t first_panel, uint32_t panels,
                               RowSpan span) {
   if (span.count == 0) {
@@ -63,12 +63,12 @@ TERRAZZO_FN void store_panels(Storer<M>& storer, uint32_t gpu, Buffer buffer, ui
 inline constexpr uint32_t kLineBytes = kRowBlock * sizeof(float);
 inline constexpr uint32_t kLinesPerSlot = kSlotBytes / kLineBytes;  // 32
 
-constexpr TERRAZZO_FN uint32_t line_slots(const ModelShape& shape) {
+constexpr TERRAZZO_GROUP_FN uint32_t line_slots(const ModelShape& shape) {
   return ceil_div(shape.hidden_panels(), kLinesPerSlot);
 }
 
 template <class M>
-TERRAZZO_FN void load_lines(Loader<M>& loader, Buffer buffer, uint32_t block, uint32_t rows) {
+TERRAZZO_GROUP_FN void load_lines(Loader<M>& loader, Buffer buffer, uint32_t block, uint32_t rows) {
   const StepParams& params = loader.params;
   const uint32_t lines = params.shape.hidden_panels();
   const auto bytes = static_cast<uint32_t>(vector_rows(rows) * sizeof(float));
@@ -84,10 +84,10 @@ TERRAZZO_FN void load_lines(Loader<M>& loader, Buffer buffer, uint32_t block, ui
 
 /// 1 / rms of this consumer's rows.
 template <class M>
-TERRAZZO_FN void use_row_factors(typename M::RowVector& factors, Consumer<M>& consumer,
-                                 RowSpan span) {
+TERRAZZO_GROUP_FN auto use_row_factors(Consumer<M>& consumer, RowSpan span) {
   const ModelShape& shape = consumer.params.shape;
   const uint32_t lines = shape.hidden_panels();
+  auto factors = consumer.row_vector();
   clear(factors);
   for (uint32_t line = 0; line < lines; line += kLinesPerSlot) {
     const uint32_t count = lines - line < kLinesPerSlot ? lines - line : kLinesPerSlot;
@@ -96,6 +96,7 @@ TERRAZZO_FN void use_row_factors(typename M::RowVector& factors, Consumer<M>& co
     consumer.release(slot);
   }
   rstd(factors, shape.hidden, shape.norm_eps, span.count);
+  return factors;
 }
 
 }  // namespace terrazzo

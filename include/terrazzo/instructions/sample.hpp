@@ -16,19 +16,19 @@ struct Sample {
   static constexpr uint32_t kLogitsPerCopy = 16 / sizeof(float);  // copies are whole 16 bytes
 
   /// The first half of the rows is consumer 0's.
-  static constexpr TERRAZZO_FN RowSpan sample_rows(const SampleArgs& args, uint32_t consumer) {
+  static constexpr TERRAZZO_GROUP_FN RowSpan sample_rows(const SampleArgs& args, uint32_t consumer) {
     const uint32_t half = ceil_div(args.rows, kNumConsumers);
     return consumer == 0 ? RowSpan{0, half} : RowSpan{half, args.rows - half};
   }
 
-  static constexpr TERRAZZO_FN uint32_t candidates_per_row(const ModelShape& shape) {
+  static constexpr TERRAZZO_GROUP_FN uint32_t candidates_per_row(const ModelShape& shape) {
     return shape.world * shape.vocab_tiles();
   }
 
   /// Calls f(row, rows, candidate, candidates) for each slot of candidates: several whole rows, or
   /// a part of one row.
   template <class F>
-  static constexpr TERRAZZO_FN void for_each_candidate_slot(const SampleArgs& args,
+  static constexpr TERRAZZO_GROUP_FN void for_each_candidate_slot(const SampleArgs& args,
                                                             const ModelShape& shape, F f) {
     const uint32_t total = candidates_per_row(shape);
     const uint32_t rows = kCandidatesPerSlot / total > 0 ? kCandidatesPerSlot / total : 1;
@@ -41,7 +41,7 @@ struct Sample {
 
   /// Calls f(row, pass, piece) for each slot of logits.
   template <class F>
-  static constexpr TERRAZZO_FN void for_each_logits_slot(const SampleArgs& args,
+  static constexpr TERRAZZO_GROUP_FN void for_each_logits_slot(const SampleArgs& args,
                                                          const StepParams& params, F f) {
     const uint32_t vocab = params.shape.vocab;
     const LogitInfo* const infos = params.tables.logit_rows + args.compact_row;
@@ -63,7 +63,7 @@ struct Sample {
     }
   }
 
-  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction& instruction,
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                               const StepParams& params) {
     const SampleArgs& args = instruction.args.sample;
     const LogitInfo* const infos = params.tables.logit_rows + args.compact_row;
@@ -78,7 +78,7 @@ struct Sample {
   }
 
   template <class M>
-  static TERRAZZO_FN void load(Loader<M>& loader) {
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const SampleArgs& args = loader.instruction().args.sample;
     const StepParams& params = loader.params;
     const ModelShape& shape = params.shape;
@@ -107,7 +107,7 @@ struct Sample {
   }
 
   template <class M>
-  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const SampleArgs args = consumer.instruction().args.sample;
     const StepParams& params = consumer.params;
     const ModelShape& shape = params.shape;
@@ -151,7 +151,7 @@ struct Sample {
   }
 
   template <class M>
-  static TERRAZZO_FN void store(Storer<M>& storer) {
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     const SampleArgs& args = storer.instruction().args.sample;
     const StepParams& params = storer.params;
     const RowSpan span = sample_rows(args, storer.index());
@@ -168,11 +168,11 @@ struct Sample {
   }
 
  private:
-  static constexpr TERRAZZO_FN uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+  static constexpr TERRAZZO_GROUP_FN uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
   /// Logits of the vocabulary in a slot; they follow one another over all GPUs, padding only at the
   /// end.
-  static constexpr TERRAZZO_FN uint32_t logits_in(const ModelShape& shape, uint32_t piece) {
+  static constexpr TERRAZZO_GROUP_FN uint32_t logits_in(const ModelShape& shape, uint32_t piece) {
     return least(kLogitsPerSlot, shape.vocab - piece * kLogitsPerSlot);
   }
 };

@@ -17,7 +17,7 @@ namespace terrazzo {
 struct LlamaInstructions {
   /// Calls f with an object of the operation's type.
   template <class F>
-  static TERRAZZO_FN void dispatch(Opcode opcode, F f) {
+  static TERRAZZO_GROUP_FN void dispatch(Opcode opcode, F f) {
     switch (opcode) {
       case Opcode::kStepEnd:
         return f(StepEnd{});

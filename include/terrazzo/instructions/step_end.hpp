@@ -9,18 +9,18 @@ namespace terrazzo {
 
 /// One empty slot and one empty stage carry the loader's wait to a storer.
 struct StepEnd {
-  static constexpr TERRAZZO_FN SlotPlan slots(const Instruction&, const StepParams&) {
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction&, const StepParams&) {
     return {0, 1, 1};
   }
 
   template <class M>
-  static TERRAZZO_FN void load(Loader<M>& loader) {
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     loader.wait_all();
     loader.fill(0);
   }
 
   template <class M>
-  static TERRAZZO_FN void consume(Consumer<M>& consumer) {
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     consumer.pass();
     if (consumer.index() == 0) {
       consumer.publish(consumer.stage());
@@ -28,7 +28,7 @@ struct StepEnd {
   }
 
   template <class M>
-  static TERRAZZO_FN void store(Storer<M>& storer) {
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     if (storer.index() == 0) {
       storer.release(storer.take());
       storer.signal_end();

@@ -15,22 +15,22 @@ class Consumer {
   using Slot = typename M::Slot;
   using Stage = typename M::Stage;
 
-  TERRAZZO_FN Consumer(Role& role, const StepParams& params, uint32_t index)
+  TERRAZZO_GROUP_FN Consumer(Role& role, const StepParams& params, uint32_t index)
       : params(params), role_(role), index_(index) {}
 
   const StepParams& params;
 
-  TERRAZZO_FN const Instruction& instruction() const { return *instruction_; }
-  TERRAZZO_FN uint32_t layer() const { return static_cast<uint32_t>(layer_); }
+  TERRAZZO_GROUP_FN const Instruction& instruction() const { return *instruction_; }
+  TERRAZZO_GROUP_FN uint32_t layer() const { return static_cast<uint32_t>(layer_); }
   /// 0 or 1: which half of the tile is this consumer's.
-  TERRAZZO_FN uint32_t index() const { return index_; }
+  TERRAZZO_GROUP_FN uint32_t index() const { return index_; }
 
   /// The next slot of the stream, once it is full.
-  TERRAZZO_FN Slot use() { return use(cursor_.next()); }
-  TERRAZZO_FN Slot use_pin() { return use(cursor_.pin()); }
+  TERRAZZO_GROUP_FN Slot use() { return use(cursor_.next()); }
+  TERRAZZO_GROUP_FN Slot use_pin() { return use(cursor_.pin()); }
 
   /// Gives a slot back; the loader waits for both consumers.
-  TERRAZZO_FN void release(Slot slot) {
+  TERRAZZO_GROUP_FN void release(Slot slot) {
     role_.arrive(role_.shared().slot_empty[slot.index], WaitKind::kSlotEmpty, slot.index);
     if (role_.faults().double_arrival) {
       role_.arrive(role_.shared().slot_empty[slot.index], WaitKind::kSlotEmpty, slot.index);
@@ -38,17 +38,20 @@ class Consumer {
   }
 
   /// Passes over a slot that the other consumer reads: it must be full before it may be given back.
-  TERRAZZO_FN void pass() { release(use()); }
+  TERRAZZO_GROUP_FN void pass() { release(use()); }
+
+  /// Room for one value a row, until the next call.
+  TERRAZZO_GROUP_FN auto row_vector() { return M::row_vector(role_, index_); }
 
   /// The next output stage, free to be written.
-  TERRAZZO_FN Stage stage() {
+  TERRAZZO_GROUP_FN Stage stage() {
     auto& empty = role_.shared().stage_empty[index_][stage_cursor_.index];
     role_.wait(empty, stage_cursor_.phase ^ 1u, WaitKind::kStageEmpty, stage_cursor_.index);
     return M::begin_stage(role_, index_, stage_cursor_.index);
   }
 
   /// Hands a written stage to this consumer's storer.
-  TERRAZZO_FN void publish(Stage stage) {
+  TERRAZZO_GROUP_FN void publish(Stage stage) {
     M::fence_stage(role_, index_, stage.index);
     role_.arrive(role_.shared().stage_full[index_][stage.index], WaitKind::kStageFull, stage.index);
     stage_cursor_.advance();
@@ -56,16 +59,16 @@ class Consumer {
 
   // --- for the interpreter ---
 
-  TERRAZZO_FN void begin(const Instruction& instruction, int32_t layer, const SlotPlan& plan) {
+  TERRAZZO_GROUP_FN void begin(const Instruction& instruction, int32_t layer, const SlotPlan& plan) {
     instruction_ = &instruction;
     layer_ = layer;
     left_ = plan.total();
     cursor_.begin(plan);
   }
-  TERRAZZO_FN uint32_t slots_left() const { return left_; }
+  TERRAZZO_GROUP_FN uint32_t slots_left() const { return left_; }
 
  private:
-  TERRAZZO_FN Slot use(SlotUse use) {
+  TERRAZZO_GROUP_FN Slot use(SlotUse use) {
     if (!role_.faults().no_full_wait) {
       role_.wait(role_.shared().slot_full[use.slot], use.phase, WaitKind::kSlotFull, use.slot);
     }

@@ -16,7 +16,7 @@ struct InstructionCursor {
   uint32_t index = 0;
   uint32_t phase = 0;
 
-  TERRAZZO_FN void advance() {
+  TERRAZZO_GROUP_FN void advance() {
     index = index + 1 == kDepth ? 0 : index + 1;
     phase ^= index == 0 ? 1u : 0u;
   }
@@ -24,7 +24,7 @@ struct InstructionCursor {
 
 /// Claims instructions late and puts them into the instruction ring.
 template <class M>
-TERRAZZO_FN void run_controller(typename M::Role& role, const StepParams& params) {
+TERRAZZO_GROUP_FN void run_controller(typename M::Role& role, const StepParams& params) {
   auto& shared = role.shared();
   InstructionCursor<M::kInstructionRing> cursor;
   uint32_t* const bank = params.counters(params.gpu);
@@ -45,13 +45,7 @@ TERRAZZO_FN void run_controller(typename M::Role& role, const StepParams& params
     }
     role.wait(shared.instruction_empty[cursor.index], cursor.phase ^ 1u, WaitKind::kInstructionFree,
               cursor.index);
-    auto& slot = shared.instructions[cursor.index];
-    slot.end = end;
-    slot.position = position;
-    slot.layer = place.layer;
-    if (!end) {
-      slot.instruction = *place.instruction;
-    }
+    M::write_instruction(shared.instructions[cursor.index], place, position, end);
     role.arrive(shared.instruction_full[cursor.index], WaitKind::kInstruction, cursor.index);
     cursor.advance();
     if (!end) {
@@ -63,7 +57,7 @@ TERRAZZO_FN void run_controller(typename M::Role& role, const StepParams& params
 
 /// Takes instructions out of the ring and calls `run(slot)` for each.
 template <class M, class Run>
-TERRAZZO_FN void for_each_instruction(typename M::Role& role, const StepParams& params, Run run) {
+TERRAZZO_GROUP_FN void for_each_instruction(typename M::Role& role, const StepParams& params, Run run) {
   auto& shared = role.shared();
   InstructionCursor<M::kInstructionRing> cursor;
   while (true) {
@@ -86,7 +80,7 @@ TERRAZZO_FN void for_each_instruction(typename M::Role& role, const StepParams& 
 
 /// Set::dispatch(opcode, f) calls f with the operation's type.
 template <class M, class Set>
-TERRAZZO_FN void run_loader(typename M::Role& role, const StepParams& params) {
+TERRAZZO_GROUP_FN void run_loader(typename M::Role& role, const StepParams& params) {
   Loader<M> loader(role, params);
   for_each_instruction<M>(role, params, [&](const auto& slot) {
     Set::dispatch(slot.instruction.opcode, [&](auto operation) {
@@ -98,7 +92,7 @@ TERRAZZO_FN void run_loader(typename M::Role& role, const StepParams& params) {
 }
 
 template <class M, class Set>
-TERRAZZO_FN void run_consumer(typename M::Role& role, const StepParams& params, uint32_t index) {
+TERRAZZO_GROUP_FN void run_consumer(typename M::Role& role, const StepParams& params, uint32_t index) {
   Consumer<M> consumer(role, params, index);
   for_each_instruction<M>(role, params, [&](const auto& slot) {
     Set::dispatch(slot.instruction.opcode, [&](auto operation) {
@@ -110,7 +104,7 @@ TERRAZZO_FN void run_consumer(typename M::Role& role, const StepParams& params, 
 }
 
 template <class M, class Set>
-TERRAZZO_FN void run_storer(typename M::Role& role, const StepParams& params, uint32_t index) {
+TERRAZZO_GROUP_FN void run_storer(typename M::Role& role, const StepParams& params, uint32_t index) {
   Storer<M> storer(role, params, index);
   for_each_instruction<M>(role, params, [&](const auto& slot) {
     Set::dispatch(slot.instruction.opcode, [&](auto operation) {

@@ -19,15 +19,15 @@ class Loader {
   using Role = typename M::Role;
   using Slot = typename M::Slot;
 
-  TERRAZZO_FN Loader(Role& role, const StepParams& params) : params(params), role_(role) {}
+  TERRAZZO_GROUP_FN Loader(Role& role, const StepParams& params) : params(params), role_(role) {}
 
   const StepParams& params;
 
-  TERRAZZO_FN const Instruction& instruction() const { return *instruction_; }
-  TERRAZZO_FN uint32_t layer() const { return static_cast<uint32_t>(layer_); }
+  TERRAZZO_GROUP_FN const Instruction& instruction() const { return *instruction_; }
+  TERRAZZO_GROUP_FN uint32_t layer() const { return static_cast<uint32_t>(layer_); }
 
   /// Executes wait `index` of the instruction: afterwards this role's copies see what was signalled.
-  TERRAZZO_FN void wait(uint32_t index) {
+  TERRAZZO_GROUP_FN void wait(uint32_t index) {
     const Wait& wait = instruction_->waits[index];
     if (wait.count == 0) {
       return;
@@ -39,30 +39,30 @@ class Loader {
     role_.fence_acquired();
   }
 
-  TERRAZZO_FN void wait_all() {
+  TERRAZZO_GROUP_FN void wait_all() {
     for (uint32_t i = 0; i < kNumWaits; ++i) {
       wait(i);
     }
   }
 
   /// The next slot of the stream, empty; exactly `bytes` bytes must be copied into it.
-  TERRAZZO_FN Slot fill(uint32_t bytes) { return fill(cursor_.next(), bytes); }
-  TERRAZZO_FN Slot fill_pin(uint32_t bytes) { return fill(cursor_.pin(), bytes); }
+  TERRAZZO_GROUP_FN Slot fill(uint32_t bytes) { return fill(cursor_.next(), bytes); }
+  TERRAZZO_GROUP_FN Slot fill_pin(uint32_t bytes) { return fill(cursor_.pin(), bytes); }
 
-  TERRAZZO_FN void copy(Slot slot, uint32_t slot_offset, const std::byte* source, uint32_t bytes) {
+  TERRAZZO_GROUP_FN void copy(Slot slot, uint32_t slot_offset, const std::byte* source, uint32_t bytes) {
     role_.load_async(slot.data + slot_offset, source, bytes, role_.shared().slot_full[slot.index],
                      slot.index, slot_offset);
   }
 
   /// Copies the row runs of a [rows, 64] tile panel: `rows` rows from row `first`.
-  TERRAZZO_FN void copy_rows(Slot slot, uint32_t slot_offset, const std::byte* tile, uint32_t first,
+  TERRAZZO_GROUP_FN void copy_rows(Slot slot, uint32_t slot_offset, const std::byte* tile, uint32_t first,
                              uint32_t rows) {
     copy(slot, slot_offset, tile + first * kRowBytes, rows * kRowBytes);
   }
 
   // --- for the interpreter ---
 
-  TERRAZZO_FN void begin(const Instruction& instruction, int32_t layer, const SlotPlan& plan) {
+  TERRAZZO_GROUP_FN void begin(const Instruction& instruction, int32_t layer, const SlotPlan& plan) {
     instruction_ = &instruction;
     layer_ = layer;
     left_ = plan.total();
@@ -70,22 +70,21 @@ class Loader {
     cursor_.begin(plan);
     claim_when_due();
   }
-  TERRAZZO_FN uint32_t slots_left() const { return left_; }
+  TERRAZZO_GROUP_FN uint32_t slots_left() const { return left_; }
 
  private:
-  TERRAZZO_FN Slot fill(SlotUse use, uint32_t bytes) {
+  TERRAZZO_GROUP_FN Slot fill(SlotUse use, uint32_t bytes) {
     auto& shared = role_.shared();
     role_.wait(shared.slot_empty[use.slot], use.phase ^ 1u, WaitKind::kSlotEmpty, use.slot);
     M::begin_fill(role_, use.slot);
-    shared.slot_full[use.slot].expect_bytes(bytes);
-    role_.arrive(shared.slot_full[use.slot], WaitKind::kSlotFull, use.slot);
+    role_.arrive_expecting(shared.slot_full[use.slot], bytes, WaitKind::kSlotFull, use.slot);
     --left_;
     claim_when_due();
     return M::slot(role_, use.slot);
   }
 
   /// Lets the controller claim the next instruction, once an instruction.
-  TERRAZZO_FN void claim_when_due() {
+  TERRAZZO_GROUP_FN void claim_when_due() {
     if (!claimed_ && left_ <= kClaimAheadSlots) {
       claimed_ = true;
       role_.arrive(role_.shared().claim, WaitKind::kClaim, 0);  // the controller waits

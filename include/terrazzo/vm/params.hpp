@@ -20,7 +20,7 @@ struct WeightView {
   uint32_t k_panels;  // 64-deep input panels
 
   /// Address of output panel `panel` (64 rows, 8 KB; up to the tile's end the next ones follow) at k tile `k`.
-  constexpr TERRAZZO_FN const std::byte* at(uint32_t layer, uint32_t panel, uint32_t k) const {
+  constexpr TERRAZZO_GROUP_FN const std::byte* at(uint32_t layer, uint32_t panel, uint32_t k) const {
     const uint32_t tile = panel / kPanelsPerColTile;
     const uint32_t left = panels - tile * kPanelsPerColTile;
     const uint32_t tile_panels = left < kPanelsPerColTile ? left : kPanelsPerColTile;
@@ -36,7 +36,7 @@ struct ModelView {
   const bf16* final_norm;             // [hidden panels * 64]
   const float* rope;                  // [max position, head_dim]: head_dim / 2 cosines, then as many sines
 
-  constexpr TERRAZZO_FN const WeightView& matrix(Matrix which) const {
+  constexpr TERRAZZO_GROUP_FN const WeightView& matrix(Matrix which) const {
     return matrices[static_cast<uint32_t>(which)];
   }
 };
@@ -55,10 +55,10 @@ struct StepParams {
   uint64_t watchdog_ns;          // longest wait
   uint32_t trace;                // record events
 
-  TERRAZZO_FN std::byte* address(uint32_t on_gpu, Buffer buffer, uint64_t offset) const {
+  TERRAZZO_GROUP_FN std::byte* address(uint32_t on_gpu, Buffer buffer, uint64_t offset) const {
     return heaps[on_gpu] + layout.at(buffer) + offset;
   }
-  TERRAZZO_FN uint32_t* counters(uint32_t on_gpu) const {
+  TERRAZZO_GROUP_FN uint32_t* counters(uint32_t on_gpu) const {
     return reinterpret_cast<uint32_t*>(
         address(on_gpu, Buffer::kCounters, bank * bank_counters * sizeof(uint32_t)));
   }

@@ -19,7 +19,7 @@ struct SlotPlan {
   uint32_t stream;
   uint32_t align;
 
-  constexpr TERRAZZO_FN uint32_t total() const { return pins + stream; }
+  constexpr TERRAZZO_GROUP_FN uint32_t total() const { return pins + stream; }
 };
 
 /// One use of a slot. The loader waits for the empty barrier with parity `phase ^ 1`, consumers for the
@@ -32,32 +32,32 @@ struct SlotUse {
 /// A position in the ring and the phase of each slot; a value, equal in all roles at equal progress.
 class RingCursor {
  public:
-  constexpr TERRAZZO_FN void begin(const SlotPlan& plan) {
+  constexpr TERRAZZO_GROUP_FN void begin(const SlotPlan& plan) {
     slot_ = round_up(slot_, plan.align) % kNumSlots;
     first_pin_ = slot_;
     num_pins_ = plan.pins;
   }
 
   /// The next pin. Pins come before the stream.
-  constexpr TERRAZZO_FN SlotUse pin() { return take(slot_); }
+  constexpr TERRAZZO_GROUP_FN SlotUse pin() { return take(slot_); }
 
   /// The next slot of the stream: it passes over the slots pinned by this instruction.
-  constexpr TERRAZZO_FN SlotUse next() {
+  constexpr TERRAZZO_GROUP_FN SlotUse next() {
     if (is_pinned(slot_)) {
       slot_ = (first_pin_ + num_pins_) % kNumSlots;
     }
     return take(slot_);
   }
 
-  constexpr TERRAZZO_FN uint32_t slot() const { return slot_; }
-  constexpr TERRAZZO_FN uint32_t phases() const { return phases_; }
+  constexpr TERRAZZO_GROUP_FN uint32_t slot() const { return slot_; }
+  constexpr TERRAZZO_GROUP_FN uint32_t phases() const { return phases_; }
 
  private:
-  constexpr TERRAZZO_FN bool is_pinned(uint32_t slot) const {
+  constexpr TERRAZZO_GROUP_FN bool is_pinned(uint32_t slot) const {
     return (slot + kNumSlots - first_pin_) % kNumSlots < num_pins_;
   }
 
-  constexpr TERRAZZO_FN SlotUse take(uint32_t slot) {
+  constexpr TERRAZZO_GROUP_FN SlotUse take(uint32_t slot) {
     const SlotUse use{slot, (phases_ >> slot) & 1u};
     phases_ ^= 1u << slot;
     slot_ = (slot + 1) % kNumSlots;
@@ -75,7 +75,7 @@ struct StageCursor {
   uint32_t index = 0;
   uint32_t phase = 0;
 
-  constexpr TERRAZZO_FN void advance() {
+  constexpr TERRAZZO_GROUP_FN void advance() {
     index = (index + 1) % kStagesPerConsumer;
     phase ^= index == 0 ? 1u : 0u;
   }

@@ -15,44 +15,53 @@ class Storer {
   using Role = typename M::Role;
   using Stage = typename M::Stage;
 
-  TERRAZZO_FN Storer(Role& role, const StepParams& params, uint32_t index)
+  TERRAZZO_GROUP_FN Storer(Role& role, const StepParams& params, uint32_t index)
       : params(params), role_(role), index_(index) {}
 
   const StepParams& params;
 
-  TERRAZZO_FN const Instruction& instruction() const { return *instruction_; }
-  TERRAZZO_FN uint32_t layer() const { return static_cast<uint32_t>(layer_); }
-  TERRAZZO_FN uint32_t index() const { return index_; }
+  TERRAZZO_GROUP_FN const Instruction& instruction() const { return *instruction_; }
+  TERRAZZO_GROUP_FN uint32_t layer() const { return static_cast<uint32_t>(layer_); }
+  TERRAZZO_GROUP_FN uint32_t index() const { return index_; }
 
   /// The next stage, once its consumer has published it.
-  TERRAZZO_FN Stage take() {
+  TERRAZZO_GROUP_FN Stage take() {
     auto& full = role_.shared().stage_full[index_][stage_cursor_.index];
     role_.wait(full, stage_cursor_.phase, WaitKind::kStageFull, stage_cursor_.index);
     return M::stage(role_, index_, stage_cursor_.index);
   }
 
   /// Bytes [offset, offset + bytes) of the stage's tile to `target`.
-  TERRAZZO_FN void store(std::byte* target, Stage stage, uint32_t offset, uint32_t bytes) {
+  TERRAZZO_GROUP_FN void store(std::byte* target, Stage stage, uint32_t offset, uint32_t bytes) {
+    if (M::is_elected(role_)) {
+      store_from_lane(target, stage, offset, bytes);
+    }
+  }
+
+  /// The same within M::for_each_lane: each lane issues its own.
+  TERRAZZO_GROUP_FN void store_from_lane(std::byte* target, Stage stage, uint32_t offset,
+                                         uint32_t bytes) {
     M::store(role_, index_, stage, target, stage.tile + offset, bytes);
   }
 
   /// `count` 128-byte rows of the stage from row `first`, each to `target_of(row)`.
   template <class TargetOf>
-  TERRAZZO_FN void scatter_rows(Stage stage, uint32_t first, uint32_t count, TargetOf target_of) {
+  TERRAZZO_GROUP_FN void scatter_rows(Stage stage, uint32_t first, uint32_t count, TargetOf target_of) {
     M::for_each_lane(count, [&](uint32_t i) {
-      store(target_of(first + i), stage, (first + i) * kRowBytes, kRowBytes);
+      store_from_lane(target_of(first + i), stage, (first + i) * kRowBytes, kRowBytes);
     });
   }
 
   /// `count` values of the stage's vector from `first`.
-  TERRAZZO_FN void store_vector(float* target, Stage stage, uint32_t first, uint32_t count) {
-    M::store(role_, index_, stage, reinterpret_cast<std::byte*>(target),
-             reinterpret_cast<const std::byte*>(stage.vector + first),
-             static_cast<uint32_t>(count * sizeof(float)));
+  TERRAZZO_GROUP_FN void store_vector(float* target, Stage stage, uint32_t first, uint32_t count) {
+    if (M::is_elected(role_)) {
+      M::store(role_, index_, stage, reinterpret_cast<std::byte*>(target),
+               M::vector_bytes(stage, first), static_cast<uint32_t>(count * sizeof(float)));
+    }
   }
 
   /// Gives the stage back once its bytes were read; its consumer waits.
-  TERRAZZO_FN void release(Stage stage) {
+  TERRAZZO_GROUP_FN void release(Stage stage) {
     role_.wait_stores_read();
     role_.arrive(role_.shared().stage_empty[index_][stage.index], WaitKind::kStageEmpty, stage.index);
     stage_cursor_.advance();
@@ -60,13 +69,13 @@ class Storer {
 
   // --- for the interpreter ---
 
-  TERRAZZO_FN void begin(const Instruction& instruction, int32_t layer) {
+  TERRAZZO_GROUP_FN void begin(const Instruction& instruction, int32_t layer) {
     instruction_ = &instruction;
     layer_ = layer;
   }
 
   /// Waits until all stores are complete, then adds this storer's share to the counters.
-  TERRAZZO_FN void finish() {
+  TERRAZZO_GROUP_FN void finish() {
     role_.wait_stores_written();
     for (uint32_t s = 0; s < kNumSignals; ++s) {
       const Signal& signal = instruction_->signals[s];
@@ -86,7 +95,7 @@ class Storer {
   }
 
   /// End of the step (one storer of one SM a GPU): tells every GPU.
-  TERRAZZO_FN void signal_end() {
+  TERRAZZO_GROUP_FN void signal_end() {
     role_.wait_stores_written();
     for (uint32_t gpu = 0; gpu < params.shape.world; ++gpu) {
       role_.release_add(params.counters(gpu) + BankLayout::kEnd, 1);

@@ -13,7 +13,7 @@ template <class M>
 class TraceScope {
  public:
   template <class InstructionSlot>
-  TERRAZZO_FN TraceScope(typename M::Role& role, const StepParams& params,
+  TERRAZZO_GROUP_FN TraceScope(typename M::Role& role, const StepParams& params,
                          const InstructionSlot& slot)
       : role_(role), enabled_(params.trace != 0) {
     if (enabled_) {
@@ -25,7 +25,7 @@ class TraceScope {
   TraceScope(const TraceScope&) = delete;
   TraceScope& operator=(const TraceScope&) = delete;
 
-  TERRAZZO_FN ~TraceScope() {
+  TERRAZZO_GROUP_FN ~TraceScope() {
     if (enabled_) {
       event_.end_ns = M::now_ns();
       event_.waited_ns = role_.waited_ns() - event_.waited_ns;

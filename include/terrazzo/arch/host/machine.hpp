@@ -6,6 +6,7 @@
 
 #include "terrazzo/arch/host/role.hpp"
 #include "terrazzo/arch/host/slot.hpp"
+#include "terrazzo/core/program.hpp"
 
 namespace terrazzo::host {
 
@@ -52,17 +53,35 @@ struct Machine {
     }
   }
 
+  static const std::byte* vector_bytes(const Stage& stage, uint32_t first) {
+    return reinterpret_cast<const std::byte*>(stage.vector + first);
+  }
+
   static void store(Role& role, uint32_t consumer, const Stage& stage, std::byte* target,
                     const std::byte* source, uint32_t bytes) {
     role.store_async(target, source, bytes,
                      role.checked() && role.shadow()->stage_dirty[consumer][stage.index]);
   }
 
+  /// Whether this lane acts for its group.
+  static bool is_elected(const Role&) { return true; }
+
   /// Calls f(i) for i < count, spread over the lanes of the group.
   template <class F>
   static void for_each_lane(uint32_t count, F f) {
     for (uint32_t i = 0; i < count; ++i) {
       f(i);
+    }
+  }
+
+  /// The controller puts an instruction, or the end of the queue, into the ring.
+  static void write_instruction(InstructionSlot& slot, const QueuePlace& place, uint32_t position,
+                                bool end) {
+    slot.end = end;
+    slot.position = position;
+    slot.layer = place.layer;
+    if (!end) {
+      slot.instruction = *place.instruction;
     }
   }
 

@@ -110,6 +110,12 @@ class Role {
     interleave();
   }
 
+  /// Arrives, and makes the phase wait for `bytes` bytes of copies too.
+  void arrive_expecting(Barrier& barrier, uint32_t bytes, WaitKind kind, uint32_t index) {
+    barrier.expect_bytes(bytes);
+    arrive(barrier, kind, index);
+  }
+
   // --- counters ---
 
   /// Waits until `count` counters from `first` have reached `target`, with acquire.

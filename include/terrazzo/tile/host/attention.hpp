@@ -78,14 +78,16 @@ inline void fold(AttentionTile& total, AttentionTile& part, uint32_t rows, uint3
 }
 
 /// Normalised columns of head panel `panel`.
-inline void take_attention(Panel& out, const AttentionTile& tile, uint32_t panel, uint32_t rows,
-                           uint32_t head_dim) {
+inline Panel take_attention(const AttentionTile& tile, uint32_t panel, uint32_t rows,
+                            uint32_t head_dim) {
+  Panel out;
   for (uint32_t row = 0; row < rows; ++row) {
     const float* const source = tile.out + row * head_dim + panel * kPanelCols;
     for (uint32_t col = 0; col < kPanelCols; ++col) {
       out.values[row][col] = source[col] / tile.sum[row];
     }
   }
+  return out;
 }
 
 /// Rows [first, first + rows) as partial results in the stage: output, maximum, sum.

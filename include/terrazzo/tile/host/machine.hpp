@@ -15,7 +15,8 @@ struct TileMachine : Machine {
   using Accumulator = host::Accumulator;
   using SmallAccumulator = host::Accumulator;
   using Panel = host::Panel;
-  using RowVector = host::RowVector;
+
+  static RowVector row_vector(Role&, uint32_t) { return {}; }
   using Queries = host::Queries;
   using AttentionTile = host::AttentionTile;
 };

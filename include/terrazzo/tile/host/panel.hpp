@@ -59,15 +59,18 @@ inline void load_plain_rows(Panel& out, const Slot& slot, uint32_t first_row, ui
   }
 }
 
-inline void take_panel(Panel& out, const Accumulator& acc, uint32_t panel, uint32_t rows) {
+inline Panel take_panel(const Accumulator& acc, uint32_t panel, uint32_t rows) {
+  Panel out;
   for (uint32_t row = 0; row < rows; ++row) {
     std::memcpy(out.values[row], &acc.values[row][panel * kPanelCols], sizeof(out.values[row]));
   }
+  return out;
 }
 
 /// silu(gate) * up of output panel `panel`: its columns lie in panels 2 * panel and 2 * panel + 1, gate
 /// and up alternating in runs of kPairRun.
-inline void take_gated_panel(Panel& out, const Accumulator& acc, uint32_t panel, uint32_t rows) {
+inline Panel take_gated_panel(const Accumulator& acc, uint32_t panel, uint32_t rows) {
+  Panel out;
   for (uint32_t row = 0; row < rows; ++row) {
     float gate[kPanelCols];
     float up[kPanelCols];
@@ -80,6 +83,7 @@ inline void take_gated_panel(Panel& out, const Accumulator& acc, uint32_t panel,
     }
     silu_mul(out.values[row], gate, up, kPanelCols);
   }
+  return out;
 }
 
 /// Rotary embedding of head panel `head_panel`: in each 16 columns, 8 first halves and their 8 second
