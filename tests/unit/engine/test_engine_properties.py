@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.engine.fake_runner import FakeRunner, MachineStoppedError, reference_tokens
 
-from terrazzo.engine import Engine, RequestOutput, SchedulerLimits, derived_seed
+from terrazzo.engine import Engine, EngineMetrics, RequestOutput, SchedulerLimits, derived_seed
 from terrazzo.engine.request import pages_for
 from terrazzo.sampling import SamplingParams
 
@@ -37,11 +37,24 @@ params_strategy = st.builds(
     seed=st.none() | st.integers(0, 2**64 - 1),
     ignore_eos=st.booleans(),
 )
+
+
+def prompts(min_size: int, max_size: int) -> st.SearchStrategy[list[int]]:
+    """Any tokens, but drawn as two numbers, so that failures shrink quickly."""
+    return st.builds(
+        lambda size, first: [(first + i * i) % VOCAB_SIZE for i in range(size)],
+        st.integers(min_size, max_size),
+        st.integers(0, VOCAB_SIZE - 1),
+    )
+
+
+def in_order(cases: list[Case]) -> list[Case]:
+    return sorted(cases, key=lambda case: case.arrival)
+
+
 case_strategy = st.builds(
     Case,
-    prompt=st.integers(1, 200).flatmap(
-        lambda n: st.integers(0, VOCAB_SIZE - 1).map(lambda k: [(k + i * i) % 64 for i in range(n)])
-    ),
+    prompt=prompts(1, 200),
     params=params_strategy,
     arrival=st.integers(0, 40),
     abort=st.none() | st.none() | st.integers(0, 80),
@@ -67,7 +80,13 @@ def expected_tokens(case: Case, request_id: int) -> list[int]:
     return tokens
 
 
-def run(cases: list[Case], limits: SchedulerLimits, fail_every: int) -> dict[int, RequestOutput]:
+@dataclass(frozen=True, slots=True)
+class Served:
+    outputs: dict[int, RequestOutput]
+    metrics: EngineMetrics
+
+
+def run(cases: list[Case], limits: SchedulerLimits, fail_every: int = 0) -> Served:
     """Serve the cases, in order of arrival, on a machine that stops every few steps."""
     runner = FakeRunner(num_pages=12, max_model_len=MAX_MODEL_LEN, vocab_size=VOCAB_SIZE)
     engine = Engine(runner, [EOS], seed=ENGINE_SEED, limits=limits)
@@ -106,21 +125,11 @@ def run(cases: list[Case], limits: SchedulerLimits, fail_every: int) -> dict[int
     assert metrics.generated_tokens == sum(map(len, streamed.values()))
     for request_id, tokens in streamed.items():
         assert tuple(tokens) == outputs[request_id].token_ids
-    return outputs
+    return Served(outputs, metrics)
 
 
-@settings(max_examples=120)
-@given(
-    cases=st.lists(case_strategy, min_size=1, max_size=9).map(
-        lambda cases: sorted(cases, key=lambda case: case.arrival)
-    ),
-    limits=limits_strategy,
-    fail_every=st.sampled_from([0, 0, 3, 10]),
-)
-def test_every_request_gets_the_tokens_it_gets_alone(
-    cases: list[Case], limits: SchedulerLimits, fail_every: int
-) -> None:
-    outputs = run(cases, limits, fail_every)
+def check(cases: list[Case], outputs: dict[int, RequestOutput]) -> None:
+    """Each request has the tokens of its definition; an aborted one has the first of them."""
     for request_id, case in enumerate(cases):
         output = outputs[request_id]
         expected = tuple(expected_tokens(case, request_id))
@@ -132,3 +141,51 @@ def test_every_request_gets_the_tokens_it_gets_alone(
         assert output.token_ids == expected
         stopped = expected[-1] == EOS and not case.params.ignore_eos
         assert output.finish_reason == ("stop" if stopped else "length")
+
+
+@settings(max_examples=60)
+@given(
+    cases=st.lists(case_strategy, min_size=1, max_size=9).map(in_order),
+    limits=limits_strategy,
+    fail_every=st.sampled_from([0, 0, 3, 10]),
+)
+def test_every_request_gets_the_tokens_it_gets_alone(
+    cases: list[Case], limits: SchedulerLimits, fail_every: int
+) -> None:
+    check(cases, run(cases, limits, fail_every).outputs)
+
+
+# Three requests that begin with a page each and end with four or five, in seven pages at most.
+long_case_strategy = st.builds(
+    Case,
+    prompt=prompts(1, 60),
+    params=st.builds(
+        SamplingParams,
+        max_tokens=st.integers(193, 240),
+        temperature=st.sampled_from([0.0, 1.0]),
+        ignore_eos=st.just(True),
+    ),
+    arrival=st.just(0),
+    abort=st.none(),
+)
+
+
+@settings(max_examples=40)
+@given(
+    long_cases=st.lists(long_case_strategy, min_size=3, max_size=3),
+    others=st.lists(case_strategy, max_size=4).map(in_order),
+    max_chunk_tokens=st.sampled_from([1, 10, 64, 256]),
+    num_pages=st.integers(6, 7),
+    fail_every=st.sampled_from([0, 7]),
+)
+def test_preemption_changes_no_token(
+    long_cases: list[Case],
+    others: list[Case],
+    max_chunk_tokens: int,
+    num_pages: int,
+    fail_every: int,
+) -> None:
+    limits = SchedulerLimits(256, max_chunk_tokens, 8, num_pages)
+    served = run(long_cases + others, limits, fail_every)
+    check(long_cases + others, served.outputs)
+    assert served.metrics.preemptions > 0

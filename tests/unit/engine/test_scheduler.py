@@ -122,11 +122,25 @@ def test_a_request_that_asks_for_a_page_may_be_the_youngest() -> None:
 
 def test_a_newcomer_leaves_pages_for_those_who_grow() -> None:
     plan = scheduler(num_pages=3)
-    plan.add(request(0, 64, max_outputs=100))
+    plan.add(request(0, 60, max_outputs=100))
     step(plan)
     plan.add(request(1, 70))
-    assert step(plan) == [(0, 1)], "two pages are free, but request 0 needs one of them"
-    assert plan.num_preemptions == 0
+    assert plan.allocator.num_free == 2
+    assert step(plan) == [(0, 1)], "two pages are free, but request 0 will need one of them"
+    plan.remove(plan.running[0])
+    assert step(plan) == [(1, 70)]
+
+
+def test_a_preempted_request_goes_before_those_that_wait() -> None:
+    plan = scheduler(num_pages=4)
+    for request_id in range(2):
+        plan.add(request(request_id, 64, max_outputs=100))
+    for _ in range(65):
+        step(plan)
+    plan.add(request(2, 1))
+    assert plan.allocator.num_free == 0
+    step(plan)
+    assert [waiting.request_id for waiting in plan.waiting] == [1, 2]
 
 
 def test_a_request_that_never_fits() -> None:
