@@ -1,5 +1,6 @@
 // Sampling verbs against references that sort.
 #include "check.hpp"
+#include "sampling_reference.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -15,12 +16,12 @@
 namespace {
 
 using namespace terrazzo;
+using namespace terrazzo::testing;
 using host::Accumulator;
 using host::Slot;
 using host::Stage;
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr uint32_t kLogitsPerSlot = kSlotBytes / sizeof(float);
 constexpr uint32_t kCandidatesPerSlot = kSlotBytes / sizeof(Candidate);
 
@@ -84,70 +85,6 @@ SampledToken sample_row(Bench& bench, const std::vector<float>& logits, const Lo
   return host::load_at<SampledToken>(stage.tile + kTokensOffset, 0);
 }
 
-// --- references ---
-
-/// Token ids, likeliest first; NaN last; ties by id.
-std::vector<uint32_t> sorted_ids(const std::vector<float>& logits) {
-  std::vector<uint32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0U);
-  std::stable_sort(ids.begin(), ids.end(), [&](uint32_t a, uint32_t b) {
-    return std::isnan(logits[b]) ? !std::isnan(logits[a]) : logits[a] > logits[b];
-  });
-  return ids;
-}
-
-/// How many of the sorted tokens top-k and top-p keep.
-size_t num_kept(const std::vector<float>& logits, const std::vector<uint32_t>& ids,
-                const LogitInfo& info, double top_p) {
-  const size_t by_count = info.top_k == 0 ? ids.size() : std::min<size_t>(info.top_k, ids.size());
-  if (info.top_p >= 1) {
-    return by_count;
-  }
-  std::vector<double> weights;
-  double total = 0;
-  for (size_t i = 0; i < by_count; ++i) {
-    const double x = (double{logits[ids[i]]} - double{logits[ids[0]]}) / double{info.temperature};
-    weights.push_back(std::isnan(x) ? 0.0 : std::exp(x));
-    total += weights.back();
-  }
-  double sum = 0;
-  size_t kept = 0;
-  while (kept < by_count && (kept == 0 || sum < top_p * total)) {
-    sum += weights[kept++];
-  }
-  return kept;
-}
-
-/// Gumbel argmax over the first `kept` of the sorted tokens.
-uint32_t choose(const std::vector<float>& logits, const std::vector<uint32_t>& ids, size_t kept,
-                const LogitInfo& info) {
-  uint32_t best = ids[0];
-  float best_key = -kInf;
-  for (size_t i = 0; i < kept; ++i) {
-    const uint32_t id = ids[i];
-    const float noise = host::gumbel_noise(info.seed, info.output_position, id);
-    const float key =
-        info.temperature > 0 ? std::fma(logits[id], 1.0F / info.temperature, noise) : logits[id];
-    if (key > best_key || (key == best_key && id < best)) {
-      best_key = key;
-      best = id;
-    }
-  }
-  return best;
-}
-
-double log_softmax(const std::vector<float>& logits, uint32_t id) {
-  const double max = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) {
-    sum += std::exp(double{logit} - max);
-  }
-  return double{logits[id]} - max - std::log(sum);
-}
-
-// fp32 arithmetic on differences below 64: a few units of 2^-18 in the difference and the sum.
-constexpr double kLogprobTolerance = 0x1p-16;
-
 std::vector<float> random_logits(std::mt19937& random, uint32_t vocab, float spread, bool coarse) {
   std::normal_distribution<float> normal(0.0F, spread);
   std::vector<float> logits(vocab);
@@ -204,14 +141,12 @@ TERRAZZO_TEST(top_k_and_top_p_keep_what_a_sort_keeps) {
     const float top_p = random() % 3 == 0 ? 1.0F : 0.01F * static_cast<float>(1 + random() % 99);
     const float temperature = 0.05F * static_cast<float>(1 + random() % 60);
     const LogitInfo info = info_of(temperature, top_k, top_p, round, round);
-    const auto ids = sorted_ids(logits);
-    const uint32_t least = choose(logits, ids, num_kept(logits, ids, info, top_p - 1e-6), info);
-    const uint32_t most = choose(logits, ids, num_kept(logits, ids, info, top_p + 1e-6), info);
+    const uint32_t expected = reference_token(logits, info);
     const auto token = static_cast<uint32_t>(sample_row(*bench, logits, info).token);
-    borderline += least != most ? 1 : 0;
-    if (least == most) {
+    borderline += expected == kNoToken ? 1 : 0;
+    if (expected != kNoToken) {
       ++compared;
-      CHECK_EQ(token, least);
+      CHECK_EQ(token, expected);
     }
   }
   CHECK(compared > 500 && borderline < 20);

@@ -54,13 +54,13 @@ inline constexpr uint32_t kDigitBits = 8;
 inline constexpr uint32_t kDigits = 32 / kDigitBits;
 inline constexpr uint32_t kDigitValues = 1u << kDigitBits;
 
-/// Ascending with the logit; 0 for NaN; the same for both zeros.
+/// Ascending with the logit; 0 for NaN; the same for both zeros. No branches: signs are
+/// unpredictable.
 constexpr TERRAZZO_FN uint32_t order_key(float logit) {
-  if (logit != logit) {
-    return 0;
-  }
   const auto bits = std::bit_cast<uint32_t>(logit + 0.0f);
-  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+  const uint32_t negative = 0u - (bits >> 31);
+  const uint32_t valid = 0u - static_cast<uint32_t>(logit == logit);
+  return (bits ^ (negative | 0x80000000u)) & valid;
 }
 
 /// The logit (not NaN) of an order key.
@@ -104,7 +104,7 @@ constexpr TERRAZZO_FN uint32_t filter_passes(const LogitInfo& info, uint32_t voc
 /// A row's selection in progress: a few registers.
 struct TokenFilter {
   TokenCut cut;   // what is kept so far
-  uint32_t tied;  // tokens at cut.key, kept or not
+  uint32_t tied;  // by top-k: tokens at cut.key, kept or not
   FilterPass pass;
   uint32_t digit;    // of the current pass, most significant first
   uint32_t prefix;   // digits found
@@ -116,9 +116,10 @@ struct TokenFilter {
 
   constexpr TERRAZZO_FN uint32_t shift() const { return 32 - kDigitBits * (digit + 1); }
 
-  /// Whether a token agrees with the digits found so far.
-  constexpr TERRAZZO_FN bool agrees(uint32_t key) const {
-    return digit == 0 || ((key ^ prefix) >> (shift() + kDigitBits)) == 0;
+  /// Whether a token is kept so far and agrees with the digits found.
+  constexpr TERRAZZO_FN bool matches(uint32_t key) const {
+    const uint32_t found = digit == 0 ? 0 : 0xffffffffu << (shift() + kDigitBits);
+    return key >= cut.key && ((key ^ prefix) & found) == 0;
   }
   constexpr TERRAZZO_FN uint32_t digit_of(uint32_t key) const {
     return key >> shift() & (kDigitValues - 1);

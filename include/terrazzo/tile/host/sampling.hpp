@@ -170,19 +170,39 @@ inline void begin_pass(TokenFilter& filter, Stage& stage, uint32_t row, uint32_t
   std::memset(stage.tile + kCountsOffset, 0, kDigitValues * sizeof(uint32_t));
 }
 
-/// Adds up to kFilterBlock logits to the histograms.
-inline void count_block(const TokenFilter& filter, Stage& stage, const float* logits, uint32_t n) {
-  uint64_t weights[kFilterBlock] = {};
-  if (filter.pass == FilterPass::kWeigh) {
-    weigh_row(weights, filter, logits, n);
-  }
+/// keys[i] = order_key(logits[i]); returns how many of them `counts(key)`.
+template <class Counts>
+inline uint32_t order_keys(uint32_t* keys, const float* logits, uint32_t n, Counts counts) {
+  uint32_t sum = 0;
   for (uint32_t i = 0; i < n; ++i) {
-    const uint32_t key = order_key(logits[i]);
-    if (key >= filter.cut.key && filter.agrees(key)) {
-      const uint32_t digit = filter.digit_of(key);
-      std::byte* const counts = stage.tile + kCountsOffset;
-      std::byte* const sums = stage.tile + kWeightsOffset;
-      store_at(counts, digit, load_at<uint32_t>(counts, digit) + 1);
+    keys[i] = order_key(logits[i]);
+    sum += counts(keys[i]) ? 1 : 0;
+  }
+  return sum;
+}
+
+/// Adds up to kFilterBlock logits to the pass's histogram.
+inline void count_block(const TokenFilter& filter, Stage& stage, const float* logits, uint32_t n) {
+  uint32_t keys[kFilterBlock];
+  if (order_keys(keys, logits, n, [&](uint32_t key) { return filter.matches(key); }) == 0) {
+    return;
+  }
+  if (filter.pass == FilterPass::kCount) {
+    std::byte* const counts = stage.tile + kCountsOffset;
+    for (uint32_t i = 0; i < n; ++i) {
+      if (filter.matches(keys[i])) {
+        const uint32_t digit = filter.digit_of(keys[i]);
+        store_at(counts, digit, load_at<uint32_t>(counts, digit) + 1);
+      }
+    }
+    return;
+  }
+  uint64_t weights[kFilterBlock];
+  weigh_row(weights, filter, logits, n);
+  std::byte* const sums = stage.tile + kWeightsOffset;
+  for (uint32_t i = 0; i < n; ++i) {
+    if (filter.matches(keys[i])) {
+      const uint32_t digit = filter.digit_of(keys[i]);
       store_at(sums, digit, load_at<uint64_t>(sums, digit) + weights[i]);
     }
   }
@@ -191,13 +211,16 @@ inline void count_block(const TokenFilter& filter, Stage& stage, const float* lo
 /// The best of up to kFilterBlock tokens from `first_id` on that the cut keeps.
 inline void choose_block(TokenFilter& filter, const float* logits, uint32_t first_id, uint32_t n,
                          const LogitInfo& info) {
+  uint32_t orders[kFilterBlock];
+  if (order_keys(orders, logits, n, [&](uint32_t key) { return key >= filter.cut.key; }) == 0) {
+    return;
+  }
   float keys[kFilterBlock];
   perturb_row(keys, logits, inverse_temperature(info), info.seed, info.output_position, first_id,
               n);
   for (uint32_t i = 0; i < n; ++i) {
-    const uint32_t order = order_key(logits[i]);
-    const bool kept =
-        order > filter.cut.key || (order == filter.cut.key && filter.ties_seen++ < filter.cut.ties);
+    const bool kept = orders[i] > filter.cut.key ||
+                      (orders[i] == filter.cut.key && filter.ties_seen++ < filter.cut.ties);
     if (kept && wins(keys[i], first_id + i, filter.best.key, filter.best.id)) {
       filter.best.key = keys[i];
       filter.best.id = first_id + i;
@@ -271,7 +294,7 @@ inline void end_pass(TokenFilter& filter, Stage& stage, uint32_t row, const Logi
   const uint64_t ties =
       weighs ? ceil_div(filter.left, weight_of(filter, logit_of(filter.prefix))) : filter.left;
   filter.cut = {filter.prefix, static_cast<uint32_t>(ties)};
-  filter.tied = load_at<uint32_t>(stage.tile + kCountsOffset, digit);
+  filter.tied = weighs ? 0 : load_at<uint32_t>(stage.tile + kCountsOffset, digit);
 }
 
 }  // namespace terrazzo::host
