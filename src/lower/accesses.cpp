@@ -1,12 +1,14 @@
 #include "lower/accesses.hpp"
 
 #include <algorithm>
-#include <utility>
+#include <tuple>
 
 namespace terrazzo::detail {
 namespace {
 
 using enum AccessMode;
+
+constexpr uint32_t kVectorRows = kChunkBytes / sizeof(float);  // rows of the smallest copy of sums
 
 class Walk {
  public:
@@ -101,7 +103,8 @@ class Walk {
     const uint64_t first = uint64_t{block} * shape_.hidden_panels() + first_panel;
     tiles(gpu, values, mode, first, panels, 0, rows);
     for (uint64_t line = first; line < first + panels; ++line) {
-      touch(gpu, sums, mode, line * kRowBlock * sizeof(float), rows * sizeof(float));
+      touch(gpu, sums, mode, line * kRowBlock * sizeof(float),
+            round_up(rows, kVectorRows) * sizeof(float));
     }
   }
 
@@ -304,14 +307,18 @@ class Walk {
   void gather_norm(const GatherArgs& args) {
     const uint32_t hidden = shape_.hidden_panels();
     const LogitInfo* logit_rows = tables_.logit_rows + args.compact_block * kRowBlock;
-    // Panel by panel: neighbouring rows of a panel are one range.
-    for (const auto& [buffer, bytes] :
-         {std::pair<Buffer, uint64_t>{Buffer::kX, kRowBytes}, {Buffer::kSumSqX, sizeof(float)}}) {
+    // Panel by panel: neighbouring rows of a panel are one range. Sums come in groups of rows.
+    for (const auto& [buffer, bytes, group] :
+         {std::tuple<Buffer, uint64_t, uint32_t>{Buffer::kX, kRowBytes, 1},
+          {Buffer::kSumSqX, sizeof(float), kVectorRows}}) {
       for (uint32_t panel = 0; panel < hidden; ++panel) {
         for (uint32_t i = 0; i < args.rows; ++i) {
-          const uint32_t row = logit_rows[i].row;
+          const uint32_t row = logit_rows[i].row / group * group;
+          if (i > 0 && row == logit_rows[i - 1].row / group * group) {
+            continue;
+          }
           const uint64_t tile = uint64_t{row / kRowBlock} * hidden + panel;
-          touch(gpu_, buffer, kRead, (tile * kRowBlock + row % kRowBlock) * bytes, bytes);
+          touch(gpu_, buffer, kRead, (tile * kRowBlock + row % kRowBlock) * bytes, group * bytes);
         }
       }
     }
