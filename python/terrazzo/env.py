@@ -84,7 +84,7 @@ NUM_SMS: Variable[int | None] = Variable(
     "TERRAZZO_NUM_SMS", _positive_int, None, "virtual SMs of each host GPU [one per core]"
 )
 KV_GIB: Variable[float] = Variable(
-    "TERRAZZO_KV_GIB", _positive_float, 1.0, "KV cache in GiB where its pages are not given"
+    "TERRAZZO_KV_GIB", _positive_float, 0.5, "KV cache in GiB where its pages are not given [0.5]"
 )
 TRACEBACK: Variable[bool] = Variable(
     "TERRAZZO_TRACEBACK", _flag, False, "1: the command line shows tracebacks of user errors"

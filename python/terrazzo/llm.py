@@ -53,7 +53,7 @@ class CacheSizes:
         *,
         max_model_len: int | None = None,
         kv_pages: int | None = None,
-        kv_gib: float = 1.0,
+        kv_gib: float,
     ) -> CacheSizes:
         """Fill in what is not given: as many pages as `kv_gib` holds, and the longest context that
         both the model and the pages allow. Raises ValueError if the model's context is shorter.

@@ -16,8 +16,9 @@ DEVICE_CODE_SECTION = b".nv_fatbin"
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Declare the subcommand."""
-    text = "show paths for C++ builds"
-    parser = subparsers.add_parser("config", help=text, description=text.capitalize() + ".")
+    parser = subparsers.add_parser(
+        "config", help="show paths for C++ builds", description="Show paths for C++ builds."
+    )
     group = parser.add_mutually_exclusive_group(required=True)
     for option, function, help_text in (
         ("--includes", _includes, "compiler flags for the headers"),

@@ -17,8 +17,11 @@ CPU_FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16", "as
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Declare the subcommand."""
-    text = "show version, machines and folders"
-    parser = subparsers.add_parser("info", help=text, description=text.capitalize() + ".")
+    parser = subparsers.add_parser(
+        "info",
+        help="show version, machines and folders",
+        description="Show version, machines and folders.",
+    )
     parser.set_defaults(run=run)
 
 

@@ -169,9 +169,9 @@ def test_a_seed_for_requests_without_one() -> None:
         ({"kv_gib": 1.0}, CacheSizes(4096, 65536)),
         ({"kv_gib": 16384 * 4 / 2**30}, CacheSizes(256, 4)),
         ({"kv_gib": 1e-9}, CacheSizes(64, 1)),
-        ({"kv_pages": 10}, CacheSizes(640, 10)),
-        ({"kv_pages": 1000}, CacheSizes(4096, 1000)),
-        ({"max_model_len": 100, "kv_pages": 3}, CacheSizes(100, 3)),
+        ({"kv_gib": 1.0, "kv_pages": 10}, CacheSizes(640, 10)),
+        ({"kv_gib": 1.0, "kv_pages": 1000}, CacheSizes(4096, 1000)),
+        ({"kv_gib": 1.0, "max_model_len": 100, "kv_pages": 3}, CacheSizes(100, 3)),
     ],
 )
 def test_cache_sizes(given: dict[str, Any], expected: CacheSizes) -> None:
@@ -180,7 +180,7 @@ def test_cache_sizes(given: dict[str, Any], expected: CacheSizes) -> None:
 
 def test_a_context_longer_than_the_model() -> None:
     with pytest.raises(ValueError, match="max_model_len: the model has 4096 positions, got 4097"):
-        CacheSizes.choose(tiny_config(64), max_model_len=4097)
+        CacheSizes.choose(tiny_config(64), kv_gib=1.0, max_model_len=4097)
 
 
 @pytest.mark.parametrize(
