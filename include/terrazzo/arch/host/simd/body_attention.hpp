@@ -100,8 +100,8 @@ template <uint32_t kRows, uint32_t kVectors, class Values>
 /// kRows rows: together as far as all of them see, then each alone up to its limit (tokens beyond
 /// it must not even be multiplied by 0: that could turn -0 into +0, or NaN into the row).
 template <uint32_t kRows, uint32_t kVectors, class Values>
-inline void value_rows(const ActiveRow* rows, const float* p, const Values& values,
-                       uint32_t head_dim) {
+[[gnu::noinline]] inline void value_rows(const ActiveRow* rows, const float* p,
+                                         const Values& values, uint32_t head_dim) {
   uint32_t common = rows[0].limit;
   for (uint32_t r = 1; r < kRows; ++r) {
     common = rows[r].limit < common ? rows[r].limit : common;
@@ -121,6 +121,7 @@ inline void value_rows(const ActiveRow* rows, const float* p, const Values& valu
 inline void multiply_values(const ActiveRow* rows, uint32_t num_rows, const float* p,
                             const std::byte* v, uint32_t head_panels, float* packed) {
   constexpr uint32_t kWide = kPanelCols / kLanes < 4 ? kPanelCols / kLanes : 4;
+  constexpr uint32_t kValueRows = kLanes == 16 ? 8 : 4;
   constexpr uint32_t kNarrow = kLanes == 16 ? 4 : 2;  // 4 rows: registers allow no more
   const uint32_t head_dim = head_panels * kPanelCols;
   uint32_t i = 0;
@@ -136,8 +137,11 @@ inline void multiply_values(const ActiveRow* rows, uint32_t num_rows, const floa
       }
     }
     const PackedValues values{packed, head_dim};
-    for (; i + kPackedRows <= num_rows; i += kPackedRows) {
-      value_rows<kPackedRows, 2>(rows + i, p + i * kPageTokens, values, head_dim);
+    for (; i + kValueRows <= num_rows; i += kValueRows) {
+      value_rows<kValueRows, 2>(rows + i, p + i * kPageTokens, values, head_dim);
+    }
+    for (; i + 4 <= num_rows; i += 4) {
+      value_rows<4, 2>(rows + i, p + i * kPageTokens, values, head_dim);
     }
     for (; i < num_rows; ++i) {
       value_rows<1, kWide>(rows + i, p + i * kPageTokens, values, head_dim);

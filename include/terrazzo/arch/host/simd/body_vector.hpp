@@ -189,24 +189,45 @@ template <class V>
 #undef TERRAZZO_SIMD_QUAD_LOW
 #undef TERRAZZO_SIMD_QUAD_HIGH
 
-/// Sums and maxima of a block in one fixed tree: lanes 8 apart, then 4, 2 and 1.
+struct Add {
+  [[gnu::always_inline]] vf operator()(vf a, vf b) const { return a + b; }
+};
+struct Larger {
+  [[gnu::always_inline]] vf operator()(vf a, vf b) const { return larger(a, b); }
+};
+
+/// Lane 0 of x combined over its lanes, halves first.
 template <class Combine>
-[[gnu::always_inline]] inline float reduce_block(const vf (&parts)[kParts], Combine combine) {
-  float x[kBlock];
-  __builtin_memcpy(x, parts, sizeof x);
-  for (uint32_t apart = kBlock / 2; apart > 0; apart /= 2) {
-    for (uint32_t i = 0; i < apart; ++i) {
-      x[i] = combine(x[i], x[i + apart]);
-    }
-  }
+[[gnu::always_inline]] inline float reduce_lanes(vf x, Combine combine) {
+  // clang-format off
+#if TERRAZZO_SIMD_LANES == 16
+  x = combine(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15,
+                                         0, 1, 2, 3, 4, 5, 6, 7));
+  x = combine(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+  x = combine(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+  x = combine(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+#elif TERRAZZO_SIMD_LANES == 8
+  x = combine(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3));
+  x = combine(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5));
+  x = combine(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6));
+#else
+  x = combine(x, __builtin_shufflevector(x, x, 2, 3, 0, 1));
+  x = combine(x, __builtin_shufflevector(x, x, 1, 0, 3, 2));
+#endif
+  // clang-format on
   return x[0];
 }
 
-struct Add {
-  float operator()(float a, float b) const { return a + b; }
-};
-struct Larger {
-  float operator()(float a, float b) const { return a > b ? a : b; }
-};
+/// A block combined in one fixed tree at every level: lanes 8 apart, then 4, 2 and 1.
+template <class Combine>
+[[gnu::always_inline]] inline float reduce_block(const vf (&parts)[kParts], Combine combine) {
+#if TERRAZZO_SIMD_LANES == 16
+  return reduce_lanes(parts[0], combine);
+#elif TERRAZZO_SIMD_LANES == 8
+  return reduce_lanes(combine(parts[0], parts[1]), combine);
+#else
+  return reduce_lanes(combine(combine(parts[0], parts[2]), combine(parts[1], parts[3])), combine);
+#endif
+}
 
 #endif  // TERRAZZO_SIMD_BODIES
