@@ -110,13 +110,13 @@ class Scheduler:
             raise RuntimeError(f"[Scheduler] requests out of order of arrival: {order}")
 
     def _plan_decodes(self) -> Iterator[Chunk]:
-        index = num_planned = 0
+        # They fit into the step: each of them had a row in the step before, beside the others.
+        index = 0
         # Preemption shortens `running` at its end only, behind the request that asked for a page.
-        while index < len(self.running) and num_planned < self.limits.max_batch_tokens:
+        while index < len(self.running):
             request = self.running[index]
             index += 1
             if request.is_decoding and self._make_room(request):
-                num_planned += 1
                 yield Chunk(request, 1)
 
     def _plan_prompts(self, budget: int) -> Iterator[Chunk]:

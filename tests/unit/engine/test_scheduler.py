@@ -61,12 +61,14 @@ def test_decodes_come_before_prompts() -> None:
     assert step(plan) == [(0, 1), (1, 1), (2, 38)]
 
 
-def test_a_budget_below_the_decodes_serves_the_oldest() -> None:
+def test_no_more_requests_decode_than_a_step_has_rows() -> None:
     plan = scheduler(max_batch_tokens=2)
     for request_id in range(3):
         plan.add(request(request_id, 1))
-    assert step(plan) == [(0, 1), (1, 1)]
-    assert step(plan) == [(0, 1), (1, 1)]
+    for _ in range(3):
+        assert step(plan) == [(0, 1), (1, 1)]
+    plan.remove(plan.running[0])
+    assert step(plan) == [(1, 1), (2, 1)]
 
 
 def test_no_more_sequences_than_allowed() -> None:
