@@ -172,7 +172,11 @@ void HostMachine::run_checked(const LoweredStep& step, const CheckOptions& optio
   Checker checker(shadows_, options, ++checked_launches_,
                   static_cast<uint32_t>(sms_.size()) * kNumRoles);
   checker.observer = std::move(observer);
-  checker.agent_name = [&](uint32_t index) { return agent(index).describe(); };
+  checker.name_of = [&](const Accessor& by) {
+    const Role& role = agent(by.agent);
+    const QueuePlace place = place_of(step.view(role.gpu()), by.position);
+    return role.describe(place.instruction->opcode, place.layer, by.position);
+  };
   CopyQueue copies;
   prepare(step, launch, &checker, &copies);
   std::vector<RoleStart> starts;

@@ -26,6 +26,8 @@ class TestModel {
   }
 
   const ModelShape& shape() const { return shape_; }
+  const PackedModel& packed(uint32_t gpu) const { return packed_[gpu]; }
+  const SharedTables& tables() const { return tables_; }
 
   void attach(host::HostMachine& machine) const {
     for (uint32_t gpu = 0; gpu < shape_.world; ++gpu) {

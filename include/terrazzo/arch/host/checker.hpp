@@ -40,6 +40,7 @@ enum class Lateness : uint8_t { kRandom, kLate, kEager };
 struct PlantedFaults {
   bool no_proxy_fence = false;   // consumers publish a stage without the proxy fence
   bool no_acquire = false;       // counters are polled without acquire
+  bool no_load_fence = false;    // loaders copy after an acquire without the proxy fence
   bool no_full_wait = false;     // consumers use a slot before its full barrier
   bool no_store_wait = false;    // storers signal before their stores are complete
   bool double_arrival = false;   // consumers arrive twice on an empty barrier
@@ -55,10 +56,18 @@ inline constexpr uint32_t kShadowBytes = 16;  // heap bytes of one shadow cell
 inline constexpr uint32_t kWordBytes = 4;     // bytes of one valid bit
 inline constexpr uint16_t kNoAgent = 0xffff;
 
+/// A role in an instruction.
+struct Accessor {
+  uint32_t agent;
+  uint32_t position;  // of the instruction in the queue
+};
+
 struct ShadowCell {
   uint32_t launch = 0;  // that wrote or read it last; older epochs mean nothing
   uint32_t write_epoch = 0;
   uint32_t read_epoch = 0;
+  uint32_t write_position = 0;
+  uint32_t read_position = 0;
   uint16_t writer = kNoAgent;
   uint16_t reader = kNoAgent;
   uint8_t valid = 0;  // a bit for each 4-byte word
@@ -127,13 +136,13 @@ class Checker {
   const CheckOptions options;
   std::mt19937_64 random;
   AccessObserver observer;
-  std::function<std::string(uint32_t)> agent_name;
+  std::function<std::string(const Accessor&)> name_of;
 
   uint32_t num_agents() const { return num_agents_; }
 
-  /// A copy out of the heap by `agent` at `epoch`, whose clock at issue was `clock`; sets a valid bit a
-  /// word in `valid` (or all, for memory outside the heaps: constants).
-  void read(uint32_t agent, const Clock& clock, const std::byte* source, uint32_t bytes,
+  /// A copy out of the heap, issued by `by` when its clock was `clock`; sets a valid bit a word in
+  /// `valid` (or all, for memory outside the heaps: constants).
+  void read(const Accessor& by, const Clock& clock, const std::byte* source, uint32_t bytes,
             std::vector<bool>& valid, uint32_t valid_from) {
     HeapShadow* const shadow = find(source);
     if (shadow == nullptr) {
@@ -141,45 +150,55 @@ class Checker {
       return;
     }
     const uint64_t begin = shadow->offset_of(source);
+    const uint32_t agent = by.agent;
     observe(agent, *shadow, begin, bytes, false);
     for (uint64_t at = begin; at < begin + bytes; at += kWordBytes) {
       ShadowCell& cell = shadow->cell(at);
       const bool current = cell.launch == launch_;
       if (current && cell.writer != kNoAgent && cell.writer != agent) {
-        require_ordered(clock[cell.writer] >= cell.write_epoch, agent, " reads ", *shadow, at,
-                        " write by ", cell.writer);
+        require_ordered(clock[cell.writer] >= cell.write_epoch, by, " reads ", *shadow, at,
+                        " write by ", {cell.writer, cell.write_position});
       }
       touch(cell, shadow->persistent(at));
       valid[valid_from + (at - begin) / kWordBytes] = (cell.valid & HeapShadow::word_bit(at)) != 0;
       cell.reader = static_cast<uint16_t>(agent);
       cell.read_epoch = clock[agent];
+      cell.read_position = by.position;
     }
   }
 
-  void write(uint32_t agent, const Clock& clock, const std::byte* target, uint32_t bytes) {
+  void write(const Accessor& by, const Clock& clock, const std::byte* target, uint32_t bytes) {
     HeapShadow* const shadow = find(target);
     if (shadow == nullptr) {
-      fail("race", agent_name(agent), " writes outside the heaps");
+      fail("race", name_of(by), " writes outside the heaps");
     }
     const uint64_t begin = shadow->offset_of(target);
+    const uint32_t agent = by.agent;
     observe(agent, *shadow, begin, bytes, true);
     for (uint64_t at = begin; at < begin + bytes; at += kWordBytes) {
       ShadowCell& cell = shadow->cell(at);
       if (cell.launch == launch_) {
         if (cell.writer != kNoAgent && cell.writer != agent) {
-          require_ordered(clock[cell.writer] >= cell.write_epoch, agent, " writes ", *shadow, at,
-                        " write by ", cell.writer);
+          require_ordered(clock[cell.writer] >= cell.write_epoch, by, " writes ", *shadow, at,
+                          " write by ", {cell.writer, cell.write_position});
         }
         if (cell.reader != kNoAgent && cell.reader != agent) {
-          require_ordered(clock[cell.reader] >= cell.read_epoch, agent, " writes ", *shadow, at,
-                        " read by ", cell.reader);
+          require_ordered(clock[cell.reader] >= cell.read_epoch, by, " writes ", *shadow, at,
+                          " read by ", {cell.reader, cell.read_position});
         }
       }
       touch(cell, shadow->persistent(at));
       cell.writer = static_cast<uint16_t>(agent);
       cell.write_epoch = clock[agent];
+      cell.write_position = by.position;
       cell.valid |= HeapShadow::word_bit(at);
     }
+  }
+
+  /// "gpu 1 x + 4096", for messages.
+  std::string place_of(const std::byte* pointer) {
+    const HeapShadow* const shadow = find(pointer);
+    return shadow == nullptr ? "constant memory" : place(*shadow, shadow->offset_of(pointer));
   }
 
   /// Clock of a counter; releases join into it, acquires read it.
@@ -207,15 +226,18 @@ class Checker {
 
   void touch(ShadowCell& cell, bool persistent) {
     if (cell.launch != launch_) {
-      cell = {launch_, 0, 0, kNoAgent, kNoAgent, persistent ? cell.valid : uint8_t{0}};
+      const uint8_t valid = persistent ? cell.valid : uint8_t{0};
+      cell = {};
+      cell.launch = launch_;
+      cell.valid = valid;
     }
   }
 
-  void require_ordered(bool ordered, uint32_t agent, const char* does, const HeapShadow& shadow,
-                       uint64_t offset, const char* did, uint32_t other) const {
+  void require_ordered(bool ordered, const Accessor& by, const char* does, const HeapShadow& shadow,
+                       uint64_t offset, const char* did, const Accessor& other) const {
     if (!ordered) {
-      fail("race", agent_name(agent), does, place(shadow, offset), ", not ordered after the", did,
-           agent_name(other));
+      fail("race", name_of(by), does, place(shadow, offset), ", not ordered after the", did,
+           name_of(other));
     }
   }
 

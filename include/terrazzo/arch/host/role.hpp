@@ -33,6 +33,7 @@ struct PendingCopy {
   Barrier* full;         // loads: the barrier that counts the bytes; stores: null
   std::vector<bool>* valid;
   uint32_t valid_from;   // word in `valid`
+  uint32_t position;     // in the queue, of the instruction that issued it
   std::vector<std::byte> taken;  // stores: the bytes, once read out of the stage
 };
 
@@ -60,6 +61,7 @@ class Role {
     wait_ = {};
     current_ = nullptr;
     unread_ = unwritten_ = 0;
+    held_slots_ = 0;
     stale_ = false;
     waited_ns_ = 0;
     if (checker_ != nullptr) {
@@ -95,11 +97,18 @@ class Role {
           {kind, index, 0, parity});
     if (checked()) {
       join(clock_, barrier.clock);
+      held_slots_ |= kind == WaitKind::kSlotFull ? 1u << index : 0u;
     }
   }
 
+  /// Between a slot's full barrier and this role's arrival on its empty one.
+  bool holds_slot(uint32_t index) const { return (held_slots_ >> index & 1u) != 0; }
+
   void arrive(Barrier& barrier, WaitKind kind, uint32_t index) {
     if (checked()) {
+      if (kind == WaitKind::kSlotEmpty) {
+        give_back_slot(index);
+      }
       join(barrier.next_clock, clock_);
       ++clock_[agent_];
     }
@@ -132,7 +141,7 @@ class Role {
   }
 
   /// Makes what was acquired visible to this role's copies.
-  void fence_acquired() { stale_ = false; }
+  void fence_acquired() { stale_ = stale_ && faults().no_load_fence; }
 
   void release_add(uint32_t* counter, uint32_t increment) {
     if (checked()) {
@@ -158,10 +167,12 @@ class Role {
       return;
     }
     if (stale_) {
-      fail("protocol", describe(), " loads after an acquire without the proxy fence");
+      fail("protocol", describe(), " loads ", checker_->place_of(source), " into slot ", slot,
+           " after an acquire without the proxy fence");
     }
     copies_->pending.push_back({this, target, source, bytes, clock_[agent_], &full,
-                                &shadow_->slot_valid[slot], slot_offset / kWordBytes, {}});
+                                &shadow_->slot_valid[slot], slot_offset / kWordBytes, position(),
+                                {}});
     if (checker_->options.lateness == Lateness::kEager) {
       land_all();
     }
@@ -174,10 +185,11 @@ class Role {
       return;
     }
     if (dirty) {
-      fail("protocol", describe(),
-           " stores bytes that their writer did not make visible with the proxy fence");
+      fail("protocol", describe(), " stores to ", checker_->place_of(target),
+           " bytes that their writer did not make visible with the proxy fence");
     }
-    copies_->pending.push_back({this, target, source, bytes, 0, nullptr, nullptr, 0, {}});
+    copies_->pending.push_back(
+        {this, target, source, bytes, 0, nullptr, nullptr, 0, position(), {}});
     ++unread_;
     ++unwritten_;
     if (checker_->options.lateness == Lateness::kEager) {
@@ -206,7 +218,8 @@ class Role {
     if (copy.full != nullptr) {
       Clock clock = role.clock_;
       clock[role.agent_] = copy.epoch;
-      checker.read(role.agent_, clock, copy.source, copy.bytes, *copy.valid, copy.valid_from);
+      checker.read({role.agent_, copy.position}, clock, copy.source, copy.bytes, *copy.valid,
+                   copy.valid_from);
       std::memcpy(copy.target, copy.source, copy.bytes);
       join(copy.full->next_clock, clock);
       copy.full->complete_bytes(copy.bytes);
@@ -215,7 +228,7 @@ class Role {
       --role.unread_;
       return;
     } else {
-      checker.write(role.agent_, role.clock_, copy.target, copy.bytes);
+      checker.write({role.agent_, copy.position}, role.clock_, copy.target, copy.bytes);
       std::memcpy(copy.target, copy.taken.data(), copy.bytes);
       --role.unwritten_;
     }
@@ -257,13 +270,15 @@ class Role {
   }
 
   std::string describe() const {
-    std::ostringstream out;
-    out << "gpu " << gpu_ << " sm " << sm_ << ' ' << kRoleNames[static_cast<uint32_t>(kind_)];
-    if (current_ != nullptr) {
-      out << " in " << opcode_name(current_->instruction.opcode) << " (layer " << current_->layer
-          << ", position " << current_->position << ')';
-    }
-    return out.str();
+    return current_ == nullptr ? name()
+                               : describe(current_->instruction.opcode, current_->layer,
+                                          current_->position);
+  }
+
+  /// In an instruction that it may have left since.
+  std::string describe(Opcode opcode, int32_t layer, uint32_t position) const {
+    return name() + " in " + opcode_name(opcode) + " (layer " + std::to_string(layer) +
+           ", position " + std::to_string(position) + ")";
   }
 
   SharedShadow* shadow() { return shadow_; }
@@ -286,6 +301,21 @@ class Role {
     uint32_t target = 0;
     const uint32_t* copies = nullptr;
   };
+
+  std::string name() const {
+    return "gpu " + std::to_string(gpu_) + " sm " + std::to_string(sm_) + " " +
+           kRoleNames[static_cast<uint32_t>(kind_)];
+  }
+
+  uint32_t position() const { return current_ == nullptr ? 0 : current_->position; }
+
+  void give_back_slot(uint32_t index) {
+    if (!holds_slot(index)) {
+      fail("protocol", describe(), " arrives on the empty barrier of slot ", index,
+           ", which it does not hold: twice, or before the slot was full");
+    }
+    held_slots_ &= ~(1u << index);
+  }
 
   static uint32_t load(const uint32_t* counter) {
     return std::atomic_ref<uint32_t>(*const_cast<uint32_t*>(counter))
@@ -343,7 +373,8 @@ class Role {
   const InstructionSlot* current_ = nullptr;
   uint32_t unread_ = 0;
   uint32_t unwritten_ = 0;
-  bool stale_ = false;  // acquired since the last proxy fence
+  uint32_t held_slots_ = 0;  // a bit a slot
+  bool stale_ = false;       // acquired since the last proxy fence
   std::vector<TraceEvent>* events_ = nullptr;
   uint64_t waited_ns_ = 0;
 };

@@ -17,6 +17,10 @@ struct Slot {
 
   const std::byte* read(uint32_t offset, uint32_t bytes) const {
     if (role->checked()) {
+      if (!role->holds_slot(index)) {
+        fail("poison", role->describe(), " reads slot ", index,
+             " before its full barrier, or after it gave the slot back");
+      }
       const auto& valid = role->shadow()->slot_valid[index];
       for (uint32_t at = offset / kWordBytes; at < (offset + bytes) / kWordBytes; ++at) {
         if (!valid[at]) {
