@@ -50,8 +50,9 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     (source,) = (folder / "source").iterdir()
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     wheels = folder / "wheels"
-    run(*pip, "wheel", "--no-build-isolation", "--no-deps", "-w", wheels, source,
-        CCACHE_BASEDIR=str(source))  # fmt: skip
+    # The same flags as in the test command's own build, so that a compiler cache has it all.
+    run(*pip, "wheel", "--no-build-isolation", "--no-deps", "-w", wheels,
+        "-C", "cmake.define.TERRAZZO_WERROR=ON", source, CCACHE_BASEDIR=str(source))  # fmt: skip
     (wheel,) = wheels.iterdir()
 
     # The package itself comes from the wheel; its dependencies from the environment of the tests.

@@ -82,10 +82,9 @@ def test_unknown_mode_is_an_error(project: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.t1_nvcc
-@pytest.mark.parametrize("mode", ["auto", "on"])
-def test_nvcc_of_the_system_compiles_a_kernel(project: Path, tmp_path: Path, mode: str) -> None:
+def test_nvcc_of_the_system_compiles_a_kernel(project: Path, tmp_path: Path) -> None:
     build = tmp_path / "build"
-    result = configure(project, build, f"-DTERRAZZO_CUDA={mode}", "-DCMAKE_VERBOSE_MAKEFILE=ON")
+    result = configure(project, build, "-DTERRAZZO_CUDA=auto")
     assert result.returncode == 0, flattened(result)
     assert (build / "enabled").read_text() == "TRUE"
     assert "code=[sm_90a]" in run("cmake", "--build", build, "--verbose")
