@@ -44,6 +44,13 @@ void tell_signallers(std::ostream& out, const LoweredStep& step, uint32_t gpu, u
   }
 }
 
+/// Counters come in blocks: one for the prologue, one a layer, one for the epilogue.
+std::string block_name(uint32_t block, uint32_t num_layers) {
+  return block == 0           ? "the prologue"
+         : block > num_layers ? "the epilogue"
+                              : "layer " + std::to_string(block - 1);
+}
+
 void tell(std::ostream& out, const BlockedRole& role, const LoweredStep& step) {
   out << "\n  gpu " << role.gpu << " sm " << role.sm << ' '
       << kRoleNames[static_cast<uint32_t>(role.role)];
@@ -54,8 +61,9 @@ void tell(std::ostream& out, const BlockedRole& role, const LoweredStep& step) {
   out << " waits for " << kWaitNames[static_cast<uint32_t>(role.wait.kind)];
   if (role.wait.kind == WaitKind::kCounter) {
     const uint32_t in_blocks = role.wait.index - BankLayout::kBlocks;
-    out << ' ' << in_blocks % step.counters_per_block() << " of block "
-        << in_blocks / step.counters_per_block() << ": seen " << role.wait.seen << ", wanted "
+    const uint32_t block = in_blocks / step.counters_per_block();
+    out << ", " << step.counters.name(in_blocks % step.counters_per_block()) << " of "
+        << block_name(block, step.num_layers) << ": seen " << role.wait.seen << ", wanted "
         << role.wait.wanted;
     tell_signallers(out, step, role.gpu, role.wait.index);
   } else if (role.wait.kind == WaitKind::kEnd) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <new>
 #include <thread>
+#include <utility>
 
 #include "lower/lower.hpp"
 #include "machine/host/diagnosis.hpp"
@@ -129,6 +130,7 @@ void HostMachine::raise(const LoweredStep& step, const Launch& launch) {
 
 void HostMachine::run(const LoweredStep& step) {
   Launch launch(options_.watchdog_ns);
+  ran_unchecked_ = true;
   prepare(step, launch, nullptr, nullptr);
   std::vector<RoleStart> starts;
   starts.reserve(sms_.size() * kNumRoles);
@@ -166,6 +168,11 @@ void HostMachine::run_checked(const LoweredStep& step, const CheckOptions& optio
   if (shadows_.empty()) {
     for (uint32_t gpu = 0; gpu < shape_.world; ++gpu) {
       shadows_.emplace_back(heaps_[gpu].get(), layout_);
+    }
+  }
+  if (std::exchange(ran_unchecked_, false)) {
+    for (HeapShadow& shadow : shadows_) {
+      shadow.trust_persistent();
     }
   }
   Launch launch(options_.watchdog_ns);

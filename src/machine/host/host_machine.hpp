@@ -83,6 +83,7 @@ class HostMachine {
   std::vector<StepParams> params_;        // of the step in progress, by GPU
   std::vector<HeapShadow> shadows_;       // made at the first checked run
   uint32_t checked_launches_ = 0;
+  bool ran_unchecked_ = false;            // since the last checked run
   uint32_t bank_ = 0;
   bool trace_ = false;
   std::vector<std::vector<TraceEvent>> sm_events_;

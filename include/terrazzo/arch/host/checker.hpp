@@ -94,12 +94,19 @@ class HeapShadow {
     }
   }
 
+  /// After a launch that was not checked: it may have written all that lives from step to step.
+  void trust_persistent() {
+    for (const Buffer buffer : kPersistent) {
+      mark_valid(layout_.at(buffer), layout_.size(buffer));
+    }
+  }
+
   static uint8_t word_bit(uint64_t offset) {
     return static_cast<uint8_t>(1u << (offset % kShadowBytes / kWordBytes));
   }
 
   bool persistent(uint64_t offset) const {
-    for (const Buffer buffer : {Buffer::kKvPool, Buffer::kSampled, Buffer::kZeros}) {
+    for (const Buffer buffer : kPersistent) {
       if (offset >= layout_.at(buffer) && offset < layout_.at(buffer) + layout_.size(buffer)) {
         return true;
       }
@@ -117,6 +124,8 @@ class HeapShadow {
   }
 
  private:
+  static constexpr Buffer kPersistent[] = {Buffer::kKvPool, Buffer::kSampled, Buffer::kZeros};
+
   const std::byte* base_;
   HeapLayout layout_;
   std::vector<ShadowCell> cells_;
