@@ -9,7 +9,8 @@ namespace terrazzo {
 inline constexpr uint32_t kPartialRowsPerStage = 8;  // fp32 results of a head: at most 528 bytes
 
 /// The consumers take the two halves of the rows; rows i and half + i are streamed together, page by page:
-/// their queries (a slot each), then their pages in ascending order.
+/// their queries (a slot each), then their pages in ascending order. A pin without content is the consumers'
+/// scratch.
 struct AttendDecode {
   struct PageRange {
     uint32_t begin;
@@ -41,35 +42,13 @@ struct AttendDecode {
       const PageRange pages = pages_of(params, args, args.row + i);
       stream += (pages.end - pages.begin) * slots_per_page(params.shape);
     }
-    return {0, stream, 1};
+    return {1, stream, 1};
   }
 
-  /// Walks the stream: queries(row index, consumer), then page(row index, consumer, page).
-  template <class OnQueries, class OnPage, class OnPairEnd>
-  static TERRAZZO_GROUP_FN void walk(const StepParams& params, const AttendDecodeArgs& args,
-                               OnQueries on_queries, OnPage on_page, OnPairEnd on_pair_end) {
-    const uint32_t half = half_rows(args);
-    for (uint32_t i = 0; i < half; ++i) {
-      const uint32_t members = half + i < args.rows ? 2 : 1;
-      PageRange pages[2];
-      for (uint32_t c = 0; c < members; ++c) {
-        pages[c] = pages_of(params, args, args.row + c * half + i);
-        on_queries(c * half + i, c);
-      }
-      const uint32_t begin = pages[0].begin;
-      uint32_t end = pages[0].end;
-      if (members == 2 && pages[1].end > end) {
-        end = pages[1].end;
-      }
-      for (uint32_t page = begin; page < end; ++page) {
-        for (uint32_t c = 0; c < members; ++c) {
-          if (page < pages[c].end) {
-            on_page(c * half + i, c, page);
-          }
-        }
-      }
-      on_pair_end(i);
-    }
+  /// Pages of row `i` of the instruction; none if it has no such row.
+  static TERRAZZO_GROUP_FN PageRange pages_of_index(const StepParams& params,
+                                                    const AttendDecodeArgs& args, uint32_t i) {
+    return i < args.rows ? pages_of(params, args, args.row + i) : PageRange{0, 0};
   }
 
   template <class M>
@@ -79,78 +58,49 @@ struct AttendDecode {
     const ModelShape& shape = params.shape;
     const uint32_t head_bytes = shape.padded_group() * kRowBytes;
     loader.wait_all();
-    walk(
-        params, args,
-        [&](uint32_t i, uint32_t) {
-          const auto slot = loader.fill(shape.head_panels() * shape.group() * kRowBytes);
-          for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
-            loader.copy(slot, panel * head_bytes,
-                        q_decode_address(params, args.row + i, args.kv_head, panel),
-                        shape.group() * kRowBytes);
-          }
-        },
-        [&](uint32_t i, uint32_t, uint32_t page) {
-          const RowInfo& row = params.tables.rows[args.row + i];
-          load_page(loader, params.tables.page_ids[row.page_table_offset + page], args.kv_head,
-                    page_tokens(context_of(params, args.row + i), page));
-        },
-        [](uint32_t) {});
+    loader.fill_pin(0);
+    const auto load_row = [&](uint32_t i) TERRAZZO_LAMBDA {
+      const auto slot = loader.fill(shape.head_panels() * shape.group() * kRowBytes);
+      for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
+        loader.copy(slot, panel * head_bytes,
+                    q_decode_address(params, args.row + i, args.kv_head, panel),
+                    shape.group() * kRowBytes);
+      }
+    };
+    const auto load_page_of = [&](uint32_t i, const PageRange& pages, uint32_t page) TERRAZZO_LAMBDA {
+      if (page >= pages.begin && page < pages.end) {
+        const RowInfo& row = params.tables.rows[args.row + i];
+        load_page(loader, params.tables.page_ids[row.page_table_offset + page], args.kv_head,
+                  page_tokens(context_of(params, args.row + i), page));
+      }
+    };
+    const uint32_t half = half_rows(args);
+    for (uint32_t i = 0; i < half; ++i) {
+      load_row(i);
+      if (half + i < args.rows) {
+        load_row(half + i);
+      }
+      const PageRange first = pages_of_index(params, args, i);
+      const PageRange second = pages_of_index(params, args, half + i);
+      const uint32_t begin =
+          second.begin < second.end && second.begin < first.begin ? second.begin : first.begin;
+      const uint32_t end = second.end > first.end ? second.end : first.end;
+      for (uint32_t page = begin; page < end; ++page) {
+        load_page_of(i, first, page);
+        load_page_of(half + i, second, page);
+      }
+    }
   }
 
   template <class M>
   static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
-    const AttendDecodeArgs args = consumer.instruction().args.attend_decode;
-    const StepParams& params = consumer.params;
-    const ModelShape& shape = params.shape;
-    const bool partial = (consumer.instruction().flags & kPartial) != 0;
-    const uint32_t group = shape.group();
-    const uint32_t pages_per_split = shape.split_tokens / kPageTokens;
-    typename M::Queries queries;
-    typename M::AttentionTile total;
-    typename M::AttentionTile part;
-    const auto end_split = [&] {
-      if (partial) {
-        publish_partial<M>(consumer, part);
-      } else {
-        fold(total, part, group, shape.head_dim);
-      }
-      clear(part, group, shape.head_dim);
-    };
-    walk(
-        params, args,
-        [&](uint32_t, uint32_t c) {
-          const auto slot = consumer.use();
-          if (c == consumer.index()) {
-            for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
-              load_queries(queries, panel, slot, panel * shape.padded_group() * kRowBytes, 0, group);
-            }
-            clear(total, group, shape.head_dim);
-            clear(part, group, shape.head_dim);
-          }
-          consumer.release(slot);
-        },
-        [&](uint32_t i, uint32_t c, uint32_t page) {
-          if (c != consumer.index()) {
-            pass_page(consumer);
-            return;
-          }
-          const uint32_t tokens = page_tokens(context_of(params, args.row + i), page);
-          use_page(consumer, [&](const auto& keys, const auto& values, uint32_t value_offset) {
-            attend_page(
-                part, queries, {keys, 0}, {values, value_offset}, group, shape.head_panels(),
-                [&](uint32_t) { return tokens; }, attention_scale_log2(shape));
-          });
-          if ((page + 1) % pages_per_split == 0 ||
-              page + 1 == pages_of(params, args, args.row + i).end) {
-            end_split();
-          }
-        },
-        [&](uint32_t i) {
-          const uint32_t row = consumer.index() * half_rows(args) + i;
-          if (!partial && row < args.rows) {
-            publish_row<M>(consumer, total, args.row + row);
-          }
-        });
+    const ModelShape& shape = consumer.params.shape;
+    const bool narrow = shape.padded_group() == 8;
+    if (shape.head_panels() == 1) {
+      narrow ? consume_tiles<M, 1, 1>(consumer) : consume_tiles<M, 1, 2>(consumer);
+    } else {
+      narrow ? consume_tiles<M, 2, 1>(consumer) : consume_tiles<M, 2, 2>(consumer);
+    }
   }
 
   template <class M>
@@ -170,14 +120,13 @@ struct AttendDecode {
   }
 
   /// The finished row: a stage a head panel, one 128-byte row a query head.
-  template <class M>
-  static TERRAZZO_GROUP_FN void publish_row(Consumer<M>& consumer,
-                                      const typename M::AttentionTile& total, uint32_t row) {
+  template <class M, class Tile>
+  static TERRAZZO_GROUP_FN void publish_row(Consumer<M>& consumer, const Tile& total, uint32_t row) {
     const ModelShape& shape = consumer.params.shape;
     for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
       const auto values = take_attention(total, panel, shape.group(), shape.head_dim);
       auto stage = consumer.stage();
-      store_panel(stage, values, shape.group(), [&](uint32_t) { return row; });
+      store_panel(stage, values, shape.group(), [&](uint32_t) TERRAZZO_LAMBDA { return row; });
       consumer.publish(stage);
     }
   }
@@ -188,7 +137,7 @@ struct AttendDecode {
     const ModelShape& shape = storer.params.shape;
     for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
       const auto stage = storer.take();
-      storer.scatter_rows(stage, 0, shape.group(), [&](uint32_t head) {
+      storer.scatter_rows(stage, 0, shape.group(), [&](uint32_t head) TERRAZZO_LAMBDA {
         return attention_row_address(storer.params, row, kv_head * shape.group() + head, panel);
       });
       storer.release(stage);
@@ -209,9 +158,70 @@ struct AttendDecode {
   }
 
  private:
-  template <class M>
-  static TERRAZZO_GROUP_FN void publish_partial(Consumer<M>& consumer,
-                                          const typename M::AttentionTile& part) {
+  /// kGroups: query heads in eights.
+  template <class M, uint32_t kPanels, uint32_t kGroups>
+  static TERRAZZO_GROUP_FN void consume_tiles(Consumer<M>& consumer) {
+    const AttendDecodeArgs args = consumer.instruction().args.attend_decode;
+    const StepParams& params = consumer.params;
+    const ModelShape& shape = params.shape;
+    const bool partial = (consumer.instruction().flags & kPartial) != 0;
+    const uint32_t group = shape.group();
+    const uint32_t pages_per_split = shape.split_tokens / kPageTokens;
+    const uint32_t half = half_rows(args);
+    auto queries = consumer.template decode_queries<kPanels, kGroups>(consumer.use_pin());
+    typename M::template DecodeAttention<kPanels, kGroups> total;
+    typename M::template DecodeAttention<kPanels, kGroups> part;
+    for (uint32_t i = 0; i < half; ++i) {
+      const uint32_t row = consumer.index() * half + i;
+      const PageRange pages = pages_of_index(params, args, row);
+      const PageRange others = pages_of_index(params, args, (1 - consumer.index()) * half + i);
+      for (uint32_t c = 0; c < kNumConsumers && c * half + i < args.rows; ++c) {
+        const auto slot = consumer.use();
+        if (c == consumer.index()) {
+          for (uint32_t panel = 0; panel < kPanels; ++panel) {
+            load_queries(queries, panel, slot, panel * shape.padded_group() * kRowBytes, 0, group);
+          }
+        }
+        consumer.release(slot);
+      }
+      clear(total, group, shape.head_dim);
+      uint32_t passed = others.begin;
+      const auto pass_until = [&](uint32_t page) TERRAZZO_LAMBDA {
+        for (; passed < page && passed < others.end; ++passed) {
+          pass_page(consumer);
+        }
+      };
+      for (uint32_t begin = pages.begin; begin < pages.end;) {
+        const uint32_t boundary = (begin / pages_per_split + 1) * pages_per_split;
+        const uint32_t end = boundary < pages.end ? boundary : pages.end;
+        clear(part, group, shape.head_dim);
+        attend_pages<PageOrder::kOverlapped>(
+            part, queries, begin, end, group, shape,
+            [&](uint32_t page) TERRAZZO_LAMBDA {
+              pass_until(page + consumer.index());  // consumer 0's page comes first
+              return take_page(consumer);
+            },
+            [&](const PageSlots<M>& page) TERRAZZO_LAMBDA { give_back_page(consumer, page); },
+            [&](uint32_t page, uint32_t) TERRAZZO_LAMBDA {
+              return page_tokens(context_of(params, args.row + row), page);
+            });
+        if (partial) {
+          publish_partial(consumer, part);
+        } else {
+          fold(total, part, group, shape.head_dim);
+        }
+        begin = end;
+      }
+      pass_until(others.end);
+      if (!partial && row < args.rows) {
+        publish_row(consumer, total, args.row + row);
+      }
+    }
+    consumer.release_pins();
+  }
+
+  template <class M, class Tile>
+  static TERRAZZO_GROUP_FN void publish_partial(Consumer<M>& consumer, const Tile& part) {
     const ModelShape& shape = consumer.params.shape;
     for (uint32_t first = 0; first < shape.group(); first += kPartialRowsPerStage) {
       auto stage = consumer.stage();

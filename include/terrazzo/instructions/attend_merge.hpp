@@ -38,10 +38,39 @@ struct AttendMerge {
 
   template <class M>
   static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
+    if (consumer.params.shape.head_panels() == 1) {
+      consume_panels<M, 1>(consumer);
+    } else {
+      consume_panels<M, 2>(consumer);
+    }
+  }
+
+  template <class M>
+  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
+    const AttendMergeArgs& args = storer.instruction().args.attend_merge;
+    const StepParams& params = storer.params;
+    const ModelShape& shape = params.shape;
+    for (uint32_t chunk = storer.index(); chunk < num_chunks(shape); chunk += kNumConsumers) {
+      const uint32_t first = chunk * kPartialRowsPerStage;
+      for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
+        const auto stage = storer.take();
+        storer.scatter_rows(
+            stage, 0, AttendDecode::partial_rows(shape, first), [&](uint32_t head) TERRAZZO_LAMBDA {
+              return attention_row_address(params, args.row,
+                                           args.kv_head * shape.group() + first + head, panel);
+            });
+        storer.release(stage);
+      }
+    }
+  }
+
+ private:
+  template <class M, uint32_t kPanels>
+  static TERRAZZO_GROUP_FN void consume_panels(Consumer<M>& consumer) {
     const AttendMergeArgs args = consumer.instruction().args.attend_merge;
     const ModelShape& shape = consumer.params.shape;
-    typename M::AttentionTile total;
-    typename M::AttentionTile part;
+    typename M::template DecodeAttention<kPanels, 1> total;
+    typename M::template DecodeAttention<kPanels, 1> part;
     for (uint32_t chunk = 0; chunk < num_chunks(shape); ++chunk) {
       const uint32_t heads = AttendDecode::partial_rows(shape, chunk * kPartialRowsPerStage);
       const bool mine = chunk % kNumConsumers == consumer.index();
@@ -59,27 +88,8 @@ struct AttendMerge {
       for (uint32_t panel = 0; panel < shape.head_panels() && mine; ++panel) {
         const auto values = take_attention(total, panel, heads, shape.head_dim);
         auto stage = consumer.stage();
-        store_panel(stage, values, heads, [&](uint32_t) { return args.row; });
+        store_panel(stage, values, heads, [&](uint32_t) TERRAZZO_LAMBDA { return args.row; });
         consumer.publish(stage);
-      }
-    }
-  }
-
-  template <class M>
-  static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
-    const AttendMergeArgs& args = storer.instruction().args.attend_merge;
-    const StepParams& params = storer.params;
-    const ModelShape& shape = params.shape;
-    for (uint32_t chunk = storer.index(); chunk < num_chunks(shape); chunk += kNumConsumers) {
-      const uint32_t first = chunk * kPartialRowsPerStage;
-      for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
-        const auto stage = storer.take();
-        storer.scatter_rows(
-            stage, 0, AttendDecode::partial_rows(shape, first), [&](uint32_t head) {
-              return attention_row_address(params, args.row,
-                                           args.kv_head * shape.group() + first + head, panel);
-            });
-        storer.release(stage);
       }
     }
   }

@@ -7,7 +7,8 @@
 
 namespace terrazzo {
 
-/// Streams the query tile (a slot a head panel), then pages in ascending order.
+/// Holds the query tile (a pin a head panel) and streams pages in ascending order. Queries are multiplied from
+/// shared memory: their fragments, two output tiles and the scores do not fit a consumer's registers together.
 struct AttendPrefill {
   static constexpr TERRAZZO_GROUP_FN uint32_t last_tokens(const AttendPrefillArgs& args) {
     return args.position + args.rows;  // visible to the last row
@@ -19,7 +20,7 @@ struct AttendPrefill {
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                               const StepParams& params) {
     const AttendPrefillArgs& args = instruction.args.attend_prefill;
-    return {0, params.shape.head_panels() + num_pages(args) * slots_per_page(params.shape), 1};
+    return {params.shape.head_panels(), num_pages(args) * slots_per_page(params.shape), 1};
   }
 
   /// Rows of the block that this consumer owns: those of the unit in its half.
@@ -38,7 +39,7 @@ struct AttendPrefill {
     const StepParams& params = loader.params;
     loader.wait_all();
     for (uint32_t panel = 0; panel < params.shape.head_panels(); ++panel) {
-      const auto slot = loader.fill(args.rows * kRowBytes);
+      const auto slot = loader.fill_pin(args.rows * kRowBytes);
       const std::byte* const tile =
           q_prefill_address(params, args.row_block, args.q_head, panel);
       loader.copy(slot, args.row_begin * kRowBytes, tile + args.row_begin * kRowBytes,
@@ -53,39 +54,12 @@ struct AttendPrefill {
 
   template <class M>
   static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
-    const AttendPrefillArgs args = consumer.instruction().args.attend_prefill;
     const ModelShape& shape = consumer.params.shape;
-    const RowSpan span = rows_of(args, consumer.index());
-    typename M::Queries queries;
-    for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
-      const auto slot = consumer.use();
-      load_queries(queries, panel, slot, 0, span.begin, span.count);
-      consumer.release(slot);
-    }
-    typename M::AttentionTile total;
-    typename M::AttentionTile part;
-    clear(total, span.count, shape.head_dim);
-    clear(part, span.count, shape.head_dim);
-    const uint32_t first_position = args.position + span.begin - args.row_begin;
-    const uint32_t pages_per_split = shape.split_tokens / kPageTokens;
-    const uint32_t pages = num_pages(args);
-    for (uint32_t page = 0; page < pages; ++page) {
-      use_page(consumer, [&](const auto& keys, const auto& values, uint32_t value_offset) {
-        attend_page(
-            part, queries, {keys, 0}, {values, value_offset}, span.count, shape.head_panels(),
-            [&](uint32_t row) { return page_tokens(first_position + row + 1, page); },
-            attention_scale_log2(shape));
-      });
-      if ((page + 1) % pages_per_split == 0 || page + 1 == pages) {
-        fold(total, part, span.count, shape.head_dim);
-        clear(part, span.count, shape.head_dim);
-      }
-    }
-    for (uint32_t panel = 0; panel < shape.head_panels() && span.count != 0; ++panel) {
-      const auto values = take_attention(total, panel, span.count, shape.head_dim);
-      auto stage = consumer.stage();
-      store_panel(stage, values, span.count, [&](uint32_t row) { return span.begin + row; });
-      consumer.publish(stage);
+    const bool splits = last_tokens(consumer.instruction().args.attend_prefill) > shape.split_tokens;
+    if (shape.head_panels() == 1) {
+      splits ? consume_panels<M, 1, true>(consumer) : consume_panels<M, 1, false>(consumer);
+    } else {
+      splits ? consume_panels<M, 2, true>(consumer) : consume_panels<M, 2, false>(consumer);
     }
   }
 
@@ -101,6 +75,61 @@ struct AttendPrefill {
                                          panel),
                    stage, 0, span.count * kRowBytes);
       storer.release(stage);
+    }
+  }
+
+ private:
+  template <class M, uint32_t kPanels, bool kSplits>
+  static TERRAZZO_GROUP_FN void consume_panels(Consumer<M>& consumer) {
+    const AttendPrefillArgs args = consumer.instruction().args.attend_prefill;
+    const ModelShape& shape = consumer.params.shape;
+    const RowSpan span = rows_of(args, consumer.index());
+    auto queries = consumer.template prefill_queries<kPanels>();
+    for (uint32_t panel = 0; panel < kPanels; ++panel) {
+      load_queries(queries, panel, consumer.use_pin(), 0, span.begin, span.count);
+    }
+    const uint32_t first_position = args.position + span.begin - args.row_begin;
+    const uint32_t pages =
+        span.count == 0 ? 0 : ceil_div(first_position + span.count, kPageTokens);
+    typename M::template PrefillAttention<kPanels> part;
+    const auto attend = [&]<PageOrder kOrder>(uint32_t begin, uint32_t end) {
+      clear(part, span.count, shape.head_dim);
+      attend_pages<kOrder>(
+          part, queries, begin, end, span.count, shape,
+          [&](uint32_t) { return take_page(consumer); },
+          [&](const PageSlots<M>& page) { give_back_page(consumer, page); },
+          [&](uint32_t page, uint32_t row) { return page_tokens(first_position + row + 1, page); });
+    };
+    const auto finish = [&](const auto& result) {
+      consumer.release_pins();
+      for (uint32_t page = pages; page < num_pages(args); ++page) {
+        pass_page(consumer);  // later than all rows of this consumer
+      }
+      for (uint32_t panel = 0; panel < kPanels && span.count != 0; ++panel) {
+        const auto values = take_attention(result, panel, span.count, shape.head_dim);
+        auto stage = consumer.stage();
+        store_panel(stage, values, span.count, [&](uint32_t row) { return span.begin + row; });
+        consumer.publish(stage);
+      }
+    };
+    if constexpr (kSplits) {
+      // A second tile of two panels leaves no room for the probabilities of two pages.
+      constexpr PageOrder kOrder = kPanels == 1 ? PageOrder::kOverlapped : PageOrder::kInTurn;
+      const uint32_t pages_per_split = shape.split_tokens / kPageTokens;
+      typename M::template PrefillAttention<kPanels> total;
+      clear(total, span.count, shape.head_dim);
+      for (uint32_t begin = 0; begin < pages; begin += pages_per_split) {
+        const uint32_t end = begin + pages_per_split < pages ? begin + pages_per_split : pages;
+        attend.template operator()<kOrder>(begin, end);
+        fold(total, part, span.count, shape.head_dim);
+      }
+      finish(total);
+    } else {
+      // A single split is the total: folding it into an empty one changes no bit.
+      if (pages != 0) {
+        attend.template operator()<PageOrder::kOverlapped>(0u, pages);
+      }
+      finish(part);
     }
   }
 };

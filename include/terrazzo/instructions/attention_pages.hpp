@@ -64,20 +64,30 @@ TERRAZZO_GROUP_FN void load_page(Loader<M>& loader, uint32_t page, uint32_t kv_h
   load_page_half(loader, values, 0, page, kv_head, 1, tokens);
 }
 
-/// Calls f(key slot, value slot, value offset) with the next page of the stream.
-template <class M, class F>
-TERRAZZO_GROUP_FN void use_page(Consumer<M>& consumer, F f) {
-  if (consumer.params.shape.head_panels() == 1) {
-    const auto slot = consumer.use();
-    f(slot, slot, kHalfPanelBytes);
-    consumer.release(slot);
-    return;
-  }
+/// A page on its way through a consumer; at head dimension 64 keys and values share a slot.
+template <class M>
+struct PageSlots {
+  typename M::Slot keys;
+  typename M::Slot values;
+  uint32_t value_offset;
+};
+
+/// The next page of the stream, once it is full.
+template <class M>
+TERRAZZO_GROUP_FN PageSlots<M> take_page(Consumer<M>& consumer) {
   const auto keys = consumer.use();
-  const auto values = consumer.use();
-  f(keys, values, 0u);
-  consumer.release(keys);
-  consumer.release(values);
+  if (consumer.params.shape.head_panels() == 1) {
+    return {keys, keys, kHalfPanelBytes};
+  }
+  return {keys, consumer.use(), 0};
+}
+
+template <class M>
+TERRAZZO_GROUP_FN void give_back_page(Consumer<M>& consumer, const PageSlots<M>& page) {
+  consumer.release(page.keys);
+  if (consumer.params.shape.head_panels() != 1) {
+    consumer.release(page.values);
+  }
 }
 
 template <class M>
@@ -85,6 +95,53 @@ TERRAZZO_GROUP_FN void pass_page(Consumer<M>& consumer) {
   for (uint32_t i = 0; i < slots_per_page(consumer.params.shape); ++i) {
     consumer.pass();
   }
+}
+
+/// Whether a page's scores are multiplied while the output of the page before is: that takes registers for
+/// the probabilities of both.
+enum class PageOrder { kOverlapped, kInTurn };
+
+/// Pages [begin, end) of one split into a clear `part`, one online-softmax update a page.
+/// `limit_of(page, row)` tokens of a page are visible to a row.
+template <PageOrder kOrder, class Part, class Queries, class TakePage, class GiveBack, class LimitOf>
+TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t begin, uint32_t end,
+                                    uint32_t rows, const ModelShape& shape, TakePage take_page,
+                                    GiveBack give_back, LimitOf limit_of) {
+  const uint32_t panels = shape.head_panels();
+  const float scale_log2 = attention_scale_log2(shape);
+  const auto weigh = [&](uint32_t index) {
+    softmax(part, queries, rows, [&](uint32_t row) { return limit_of(index, row); }, scale_log2);
+  };
+  auto page = take_page(begin);
+  scores_async(part, queries, {page.keys, 0}, rows, panels);
+  scores_wait<0>(part);
+  weigh(begin);
+  rescale(part);
+  for (uint32_t index = begin + 1; index < end; ++index) {
+    if constexpr (kOrder == PageOrder::kOverlapped) {
+      const auto next = take_page(index);
+      scores_async(part, queries, {next.keys, 0}, rows, panels);
+      output_async(part, queries, {page.values, page.value_offset}, rows, panels);
+      scores_wait<1>(part);
+      weigh(index);
+      output_wait(part);
+      give_back(page);
+      page = next;
+    } else {
+      output_async(part, queries, {page.values, page.value_offset}, rows, panels);
+      output_wait(part);
+      give_back(page);
+      page = take_page(index);
+      scores_async(part, queries, {page.keys, 0}, rows, panels);
+      scores_wait<0>(part);
+      weigh(index);
+    }
+    rescale(part);
+  }
+  // The last page is outside the loop: a conditional wait would serialise the products.
+  output_async(part, queries, {page.values, page.value_offset}, rows, panels);
+  output_wait(part);
+  give_back(page);
 }
 
 /// Tile of a global head's panel in the attention buffer of a row's owner, and the row's place in it.

@@ -37,11 +37,28 @@ class Consumer {
     }
   }
 
+  /// Gives all pins of the instruction back.
+  TERRAZZO_GROUP_FN void release_pins() {
+    for (uint32_t i = 0; i < cursor_.num_pins(); ++i) {
+      release(M::slot(role_, cursor_.pin_slot(i)));
+    }
+  }
+
   /// Passes over a slot that the other consumer reads: it must be full before it may be given back.
   TERRAZZO_GROUP_FN void pass() { release(use()); }
 
   /// Room for one value a row, until the next call.
   TERRAZZO_GROUP_FN auto row_vector() { return M::row_vector(role_, index_); }
+
+  /// Where attention holds its queries; `scratch` is a pin that both consumers share.
+  template <uint32_t kPanels>
+  TERRAZZO_GROUP_FN auto prefill_queries() {
+    return M::template prefill_queries<kPanels>(role_);
+  }
+  template <uint32_t kPanels, uint32_t kGroups>
+  TERRAZZO_GROUP_FN auto decode_queries(Slot scratch) {
+    return M::template decode_queries<kPanels, kGroups>(role_, index_, scratch);
+  }
 
   /// The next output stage, free to be written.
   TERRAZZO_GROUP_FN Stage stage() {

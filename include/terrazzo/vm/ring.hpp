@@ -49,6 +49,11 @@ class RingCursor {
     return take(slot_);
   }
 
+  constexpr TERRAZZO_GROUP_FN uint32_t num_pins() const { return num_pins_; }
+  constexpr TERRAZZO_GROUP_FN uint32_t pin_slot(uint32_t pin) const {
+    return (first_pin_ + pin) % kNumSlots;
+  }
+
   constexpr TERRAZZO_GROUP_FN uint32_t slot() const { return slot_; }
   constexpr TERRAZZO_GROUP_FN uint32_t phases() const { return phases_; }
 

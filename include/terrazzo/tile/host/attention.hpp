@@ -16,11 +16,23 @@ struct Queries {
   alignas(128) std::byte panels[kMaxHeadPanels][kHalfPanelBytes];
 };
 
+/// A page of keys or values in a slot.
+struct PageRef {
+  Slot slot;
+  uint32_t offset;
+};
+
 /// Unnormalised output, running maximum (scaled logits) and sum of 64 query rows.
 struct AttentionTile {
   alignas(64) float out[kHalfRows * kMaxHeadDim];
   float max[kHalfRows];
   float sum[kHalfRows];
+
+  // The page that is being attended to.
+  PageRef scored;  // `scores_async` was called, `softmax` not yet
+  PageRef keys;
+  uint32_t limits[kHalfRows];
+  float scale_log2;
 
   AttentionState state() { return {out, max, sum}; }
 };
@@ -45,32 +57,48 @@ inline void clear(AttentionTile& tile, uint32_t rows, uint32_t head_dim) {
   attention_clear(tile.state(), rows, head_dim);
 }
 
-/// A page of keys or values in a slot.
-struct PageRef {
-  const Slot& slot;
-  uint32_t offset;
-};
+/// The scores of a page begin; this machine computes them with the output, so that keys and values must be
+/// held until `output_wait`.
+inline void scores_async(AttentionTile& tile, const Queries&, PageRef keys, uint32_t, uint32_t) {
+  tile.scored = keys;
+}
 
-/// One online-softmax update with a page; `limit_of(row)` tokens of it are visible to a row.
+template <int kInFlight>
+inline void scores_wait(AttentionTile&) {}
+
+/// Probabilities of the page whose scores are complete; `limit_of(row)` tokens of it are visible to a row.
 template <class LimitOf>
-inline void attend_page(AttentionTile& tile, const Queries& queries, PageRef keys, PageRef values,
-                        uint32_t rows, uint32_t head_panels, LimitOf limit_of, float scale_log2) {
-  uint32_t limits[kHalfRows];
+inline void softmax(AttentionTile& tile, const Queries&, uint32_t rows, LimitOf limit_of,
+                    float scale_log2) {
+  tile.keys = tile.scored;
+  tile.scale_log2 = scale_log2;
+  for (uint32_t row = 0; row < rows; ++row) {
+    tile.limits[row] = limit_of(row);
+  }
+}
+
+/// The output is scaled for the page of the last `softmax`, which is the next to be added.
+inline void rescale(AttentionTile&) {}
+
+inline void output_async(AttentionTile& tile, const Queries& queries, PageRef values, uint32_t rows,
+                         uint32_t head_panels) {
   uint32_t most = 0;
   for (uint32_t row = 0; row < rows; ++row) {
-    limits[row] = limit_of(row);
-    most = limits[row] > most ? limits[row] : most;
+    most = tile.limits[row] > most ? tile.limits[row] : most;
   }
   if (most == 0) {
     return;
   }
+  const PageRef& keys = tile.keys;
   for (uint32_t panel = 0; panel < head_panels; ++panel) {
     keys.slot.read(keys.offset + panel * kHalfPanelBytes, most * kRowBytes);
     values.slot.read(values.offset + panel * kHalfPanelBytes, kHalfPanelBytes);
   }
   attention_page(tile.state(), queries.panels[0], kHalfPanelBytes, keys.slot.data + keys.offset,
-                 values.slot.data + values.offset, rows, head_panels, limits, scale_log2);
+                 values.slot.data + values.offset, rows, head_panels, tile.limits, tile.scale_log2);
 }
+
+inline void output_wait(AttentionTile&) {}
 
 /// total = total (+) part, row by row; an empty part changes nothing.
 inline void fold(AttentionTile& total, AttentionTile& part, uint32_t rows, uint32_t head_dim) {

@@ -17,8 +17,22 @@ struct TileMachine : Machine {
   using Panel = host::Panel;
 
   static RowVector row_vector(Role&, uint32_t) { return {}; }
-  using Queries = host::Queries;
-  using AttentionTile = host::AttentionTile;
+
+  template <uint32_t kPanels>
+  using PrefillAttention = host::AttentionTile;
+  template <uint32_t kPanels, uint32_t kGroups>
+  using DecodeAttention = host::AttentionTile;
+
+  template <uint32_t kPanels>
+  static Queries prefill_queries(Role&) {
+    Queries queries;
+    return queries;
+  }
+  template <uint32_t kPanels, uint32_t kGroups>
+  static Queries decode_queries(Role&, uint32_t, const Slot&) {
+    Queries queries;
+    return queries;
+  }
 };
 
 }  // namespace terrazzo::host

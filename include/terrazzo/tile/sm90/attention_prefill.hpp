@@ -1,0 +1,227 @@
+// Attention of 64 query rows: S = Q K^T, O += P V; Q in shared memory, P in registers.
+#pragma once
+
+#include "terrazzo/arch/sm90/wgmma.hpp"
+#include "terrazzo/tile/sm90/attention_softmax.hpp"
+#include "terrazzo/tile/sm90/tiles.hpp"
+
+namespace terrazzo::sm90 {
+
+/// Queries stay in their slots: 64 rows of each panel, of which `first` and on are the unit's.
+template <uint32_t kPanels>
+struct PrefillQueries {
+  uint32_t tiles[kPanels];
+  uint32_t first;
+  uint32_t ones;  // a tile of ones, for the sums
+};
+
+/// The state of 64 query rows; a thread's are two. `total` tiles use the first four members only.
+template <uint32_t kPanels>
+struct PrefillAttention {
+  float out[kPanels * kPanelCols / 2];
+  float sum[4];  // of a row in [0] and [1], of the one 8 below in [2] and [3]
+  float max[2];
+  uint32_t first;  // see PrefillQueries
+  float scores[kPageTokens / 2];
+  uint32_t probabilities[kPageTokens / 16][4];  // of the page that is being added, as fragments
+  float next[kPageTokens / 2];                  // of the page of the last `softmax`
+  float alpha[2];
+};
+
+/// Rows [first_row, first_row + rows) of a swizzled tile at byte `offset` of a slot, which must be held as long
+/// as the queries are used.
+template <uint32_t kPanels>
+__device__ __forceinline__ void load_queries(PrefillQueries<kPanels>& queries, uint32_t panel,
+                                             const Slot& slot, uint32_t offset, uint32_t first_row,
+                                             uint32_t) {
+  const uint32_t half = first_row / kHalfRows * kHalfPanelBytes;
+#pragma unroll
+  for (uint32_t p = 0; p < kPanels; ++p) {
+    if (p == panel) {
+      queries.tiles[p] = slot.data + offset + half;
+    }
+  }
+  queries.first = first_row % kHalfRows;
+}
+
+template <uint32_t kPanels>
+__device__ __forceinline__ void clear(PrefillAttention<kPanels>& tile, uint32_t, uint32_t) {
+#pragma unroll
+  for (float& value : tile.out) {
+    value = 0.0f;
+  }
+#pragma unroll
+  for (float& value : tile.sum) {
+    value = 0.0f;
+  }
+  tile.max[0] = tile.max[1] = kMinusInfinity;
+  tile.first = 0;
+}
+
+template <uint32_t kPanels>
+__device__ __forceinline__ void scores_async(PrefillAttention<kPanels>& tile,
+                                             const PrefillQueries<kPanels>& queries, PageRef keys,
+                                             uint32_t, uint32_t) {
+  wgmma_fence();
+#pragma unroll
+  for (uint32_t panel = 0; panel < kPanels; ++panel) {
+#pragma unroll
+    for (uint32_t step = 0; step < kRowBytes / kStepBytes; ++step) {
+      wgmma_async<false, false>(
+          tile.scores, k_major_descriptor(queries.tiles[panel] + step * kStepBytes),
+          k_major_descriptor(keys.address() + panel * kHalfPanelBytes + step * kStepBytes),
+          panel + step != 0);
+    }
+  }
+  wgmma_commit();
+}
+
+/// Until the scores are complete; `kInFlight` products were issued after them.
+template <int kInFlight, uint32_t kPanels>
+__device__ __forceinline__ void scores_wait(PrefillAttention<kPanels>& tile) {
+  wgmma_wait<kInFlight>();
+  pin_registers(tile.scores);
+}
+
+template <uint32_t kPanels, class LimitOf>
+__device__ __forceinline__ void softmax(PrefillAttention<kPanels>& tile,
+                                        const PrefillQueries<kPanels>& queries, uint32_t rows,
+                                        LimitOf limit_of, float scale_log2) {
+  const ThreadPlace place = thread_place();
+  uint32_t limits[2];
+  float highest[2];
+#pragma unroll
+  for (uint32_t half = 0; half < 2; ++half) {
+    const uint32_t row = place.row + half * 8 - queries.first;  // of the unit; wraps for rows before it
+    limits[half] = row < rows ? limit_of(row) : 0;
+    highest[half] = kMinusInfinity;
+  }
+  float masked[kPageTokens / 2];  // not into the scores: that would serialise the products (C7511)
+#pragma unroll
+  for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
+    const uint32_t half = i % 4 / 2;
+    const uint32_t token = i / 4 * 8 + place.pair + i % 2;
+    masked[i] = token < limits[half] ? tile.scores[i] : kMinusInfinity;
+    highest[half] = fmaxf(highest[half], masked[i]);
+  }
+  float reference[2];
+#pragma unroll
+  for (uint32_t half = 0; half < 2; ++half) {
+    // A row's columns are spread over four lanes.
+    highest[half] = fmaxf(highest[half], __shfl_xor_sync(~0u, highest[half], 1));
+    highest[half] = fmaxf(highest[half], __shfl_xor_sync(~0u, highest[half], 2));
+    const SoftmaxUpdate update = update_maximum(tile.max[half], highest[half], scale_log2);
+    tile.alpha[half] = update.alpha;
+    reference[half] = update.reference;
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
+    tile.next[i] = probability(masked[i], scale_log2, reference[i % 4 / 2]);
+  }
+  tile.first = queries.first;
+}
+
+/// Scales the output for the page of the last `softmax`, which is the next to be added. Its probabilities are
+/// rounded here, not before: copies of rounded ones would be merged with the registers of a running product, and
+/// all products serialised (C7513).
+template <uint32_t kPanels>
+__device__ __forceinline__ void rescale(PrefillAttention<kPanels>& tile) {
+#pragma unroll
+  for (uint32_t i = 0; i < kPanels * kPanelCols / 2; ++i) {
+    tile.out[i] = __fmul_rn(tile.out[i], tile.alpha[i % 4 / 2]);
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < 4; ++i) {
+    tile.sum[i] = __fmul_rn(tile.sum[i], tile.alpha[i / 2]);
+  }
+#pragma unroll
+  for (uint32_t step = 0; step < kPageTokens / 16; ++step) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+      const uint32_t from = step * 8 + i * 2;
+      tile.probabilities[step][i] = pack_bf16x2(tile.next[from], tile.next[from + 1]);
+    }
+    pin_registers(tile.probabilities[step]);
+  }
+}
+
+template <uint32_t kPanels>
+__device__ __forceinline__ void output_async(PrefillAttention<kPanels>& tile,
+                                             const PrefillQueries<kPanels>& queries, PageRef values,
+                                             uint32_t, uint32_t) {
+  constexpr uint32_t kStepRows = 16;
+  wgmma_fence();
+#pragma unroll
+  for (uint32_t step = 0; step < kPageTokens / kStepRows; ++step) {
+    wgmma_async<true>(tile.out, tile.probabilities[step],
+                      tile_descriptor(values.address() + step * kStepRows * kRowBytes,
+                                      kHalfPanelBytes, kSwizzleAtomBytes),
+                      1);
+    wgmma_async<false>(tile.sum, tile.probabilities[step], plain_descriptor(queries.ones), 1);
+  }
+  wgmma_commit();
+}
+
+template <uint32_t kPanels>
+__device__ __forceinline__ void output_wait(PrefillAttention<kPanels>& tile) {
+  wgmma_wait<0>();
+  pin_registers(tile.out);
+  pin_registers(tile.sum);
+}
+
+/// total = total (+) part, row by row; an empty part changes nothing.
+template <uint32_t kPanels>
+__device__ __forceinline__ void fold(PrefillAttention<kPanels>& total,
+                                     const PrefillAttention<kPanels>& part, uint32_t, uint32_t) {
+#pragma unroll
+  for (uint32_t half = 0; half < 2; ++half) {
+    const Fold join(total.max[half], part.max[half]);
+#pragma unroll
+    for (uint32_t i = 0; i < kPanels * kPanelCols / 2; ++i) {
+      if (i % 4 / 2 == half) {
+        total.out[i] = join(total.out[i], part.out[i]);
+      }
+    }
+#pragma unroll
+    for (uint32_t i = half * 2; i < half * 2 + 2; ++i) {
+      total.sum[i] = join(total.sum[i], part.sum[i]);
+    }
+  }
+  total.first = part.first;
+}
+
+/// A panel whose row 0 is row `first` of the products.
+struct ShiftedPanel {
+  Panel panel;
+  uint32_t first;
+};
+
+/// Rows before the first have numbers that no count reaches.
+template <class F>
+__device__ __forceinline__ void for_each_element(ShiftedPanel& panel, F f) {
+  const uint32_t first = panel.first;
+  for_each_element(panel.panel, [&](float& value, uint32_t row, uint32_t column) TERRAZZO_LAMBDA {
+    f(value, row - first, column);
+  });
+}
+
+/// Normalised columns of head panel `panel`.
+template <uint32_t kPanels>
+__device__ __forceinline__ ShiftedPanel take_attention(const PrefillAttention<kPanels>& tile,
+                                                       uint32_t panel, uint32_t, uint32_t) {
+  const float inverse[2] = {__frcp_rn(tile.sum[0]), __frcp_rn(tile.sum[2])};
+  ShiftedPanel out{{}, tile.first};
+#pragma unroll
+  for (uint32_t p = 0; p < kPanels; ++p) {
+    if (p == panel) {
+#pragma unroll
+      for (uint32_t i = 0; i < kPanelCols / 2; ++i) {
+        out.panel.values[i] =
+            __fmul_rn(tile.out[p * kPanelCols / 2 + i], inverse[i % 4 / 2]);
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace terrazzo::sm90

@@ -1,0 +1,65 @@
+// The arithmetic of one query in attention, shared by both forms so that their bits agree.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "terrazzo/arch/sm90/machine.hpp"
+#include "terrazzo/arch/sm90/special.hpp"
+
+namespace terrazzo::sm90 {
+
+inline constexpr float kMinusInfinity = -INFINITY;
+
+/// A page of keys or values in a slot.
+struct PageRef {
+  Slot slot;
+  uint32_t offset;
+
+  __device__ __forceinline__ uint32_t address() const { return slot.data + offset; }
+};
+
+/// What a page does to a query: the factor of its output and sum so far, and what its scaled scores lose.
+struct SoftmaxUpdate {
+  float alpha;
+  float reference;
+};
+
+/// `highest` is the largest visible score of the page; `max` becomes the largest scaled one of all pages.
+__device__ __forceinline__ SoftmaxUpdate update_maximum(float& max, float highest,
+                                                        float scale_log2) {
+  const float before = max;
+  max = fmaxf(before, __fmul_rn(highest, scale_log2));
+  const float reference = max == kMinusInfinity ? 0.0f : max;  // nothing visible yet
+  return {exp2_approx(__fsub_rn(before, reference)), reference};
+}
+
+__device__ __forceinline__ float probability(float score, float scale_log2, float reference) {
+  return exp2_approx(fmaf(score, scale_log2, -reference));
+}
+
+/// How a query's partial result joins its total.
+class Fold {
+ public:
+  __device__ __forceinline__ Fold(float& total_max, float part_max)
+      : part_empty_(part_max == kMinusInfinity), total_empty_(total_max == kMinusInfinity) {
+    const float max = fmaxf(total_max, part_max);
+    const float reference = max == kMinusInfinity ? 0.0f : max;
+    keep_ = exp2_approx(__fsub_rn(total_max, reference));
+    take_ = exp2_approx(__fsub_rn(part_max, reference));
+    total_max = max;
+  }
+
+  __device__ __forceinline__ float operator()(float total, float part) const {
+    const float both = fmaf(part, take_, __fmul_rn(total, keep_));
+    return part_empty_ ? total : total_empty_ ? part : both;
+  }
+
+ private:
+  bool part_empty_;
+  bool total_empty_;
+  float keep_;
+  float take_;
+};
+
+}  // namespace terrazzo::sm90
