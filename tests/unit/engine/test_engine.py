@@ -77,6 +77,33 @@ def test_stop_string() -> None:
     assert stop in tokenizer.decode(output.token_ids)
 
 
+def streamed_text(stop: str, max_tokens: int) -> tuple[str, RequestOutput]:
+    """All text of the updates of one request, and its output."""
+    engine = Engine(FakeRunner(), [], decoder=FakeTokenizer())
+    engine.add_request(PROMPT, SamplingParams(max_tokens=max_tokens, stop=(stop,)))
+    streamed = ""
+    while True:
+        (update,) = engine.step()
+        streamed += update.text
+        if update.output is not None:
+            return streamed, update.output
+
+
+def test_text_that_might_have_begun_a_stop_string_comes_at_the_end() -> None:
+    whole = FakeTokenizer().decode(reference_tokens(PROMPT, 40))
+    streamed, output = streamed_text(whole[-2:] + "never", 40)
+    assert streamed == output.text == whole
+    assert output.finish_reason == "length"
+
+
+def test_an_incomplete_character_at_the_end_may_complete_a_stop_string() -> None:
+    tokens = reference_tokens(PROMPT, 40)
+    count = next(i for i in range(1, 40) if FakeTokenizer().decode(tokens[:i]).endswith("\ufffd"))
+    streamed, output = streamed_text("\ufffd", count)
+    assert output.finish_reason == "stop"
+    assert streamed == output.text == FakeTokenizer().decode(tokens[:count]).rstrip("\ufffd")
+
+
 def test_stop_strings_need_a_decoder() -> None:
     with pytest.raises(ValueError, match="stop strings need an engine with a decoder"):
         Engine(FakeRunner()).add_request(PROMPT, SamplingParams(stop=("x",)))
@@ -193,6 +220,31 @@ def test_seeds() -> None:
 def test_the_rule_for_seeds_is_fixed() -> None:
     assert derived_seed(0, 0) == 1041621211125469266
     assert derived_seed(2**64 - 1, 12) == 4424744886525026470
+
+
+def test_steps_carry_the_sampling_in_row_order() -> None:
+    runner = FakeRunner()
+    engine = Engine(runner, [], limits=SchedulerLimits(64, 63, 8, 8))
+    engine.add_request([1] * 70, SamplingParams(temperature=0.5, top_k=3, top_p=0.25, seed=4))
+    engine.add_request([1], SamplingParams(temperature=2.0, top_k=5, top_p=0.75, seed=6))
+    engine.step()
+    engine.step()
+    first, second = runner.batches
+    assert first.seq_lens.tolist() == [1, 63], "sequences of one row come first"
+    assert first.logit_rows.tolist() == [0]
+    assert first.seed.tolist() == [6]
+    assert second.seq_lens.tolist() == [1, 7]
+    assert second.logit_rows.tolist() == [0, 7]
+    assert second.temperature.tolist() == [2.0, 0.5]
+    assert second.top_k.tolist() == [5, 3]
+    assert second.top_p.tolist() == [0.75, 0.25]
+    assert second.seed.tolist() == [6, 4]
+    assert second.output_position.tolist() == [1, 0]
+
+
+def test_limits_beyond_the_runner() -> None:
+    with pytest.raises(ValueError, match="max_sequences: expected at most the runner's 16, got 17"):
+        Engine(FakeRunner(), limits=SchedulerLimits(256, 256, 17, 64))
 
 
 def test_two_engines_do_not_meet() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,6 +54,28 @@ def test_text_ends_before_a_stop_string(ids: list[int], stop: list[str]) -> None
     pieces, found = feed(stream, ids)
     assert "".join(pieces) == stream.text == text_before_stop(whole, stop)
     assert found == any(word in whole for word in stop)
+
+
+class WordDecoder:
+    """Each token is a word, so that several stop strings may be complete at once."""
+
+    WORDS = ("", "a", "ba", "abab", "bbaab", "cabcab")
+
+    def decode(self, ids: Sequence[int], /) -> str:
+        return "".join(self.WORDS[token] for token in ids)
+
+
+@given(st.lists(st.integers(0, 5), max_size=12), stop_strategy)
+def test_the_first_stop_string_counts(ids: list[int], stop: list[str]) -> None:
+    texts = [WordDecoder().decode(ids[:count]) for count in range(len(ids) + 1)]
+    expected = texts[-1]
+    for text in texts:
+        if any(word in text for word in stop):
+            expected = text[: min(text.find(word) for word in stop if word in text)]
+            break
+    stream = TextStream(WordDecoder(), stop)
+    pieces, _ = feed(stream, ids)
+    assert "".join(pieces) == stream.text == expected
 
 
 def test_what_may_begin_a_stop_string_is_held_back() -> None:
