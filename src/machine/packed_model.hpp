@@ -29,9 +29,9 @@ class PackedModel {
   /// All weights start as zeros, so padding needs no care.
   explicit PackedModel(const ModelShape& shape);
 
-  /// Copies row `source_rows[i]` of the source to output row `target_rows[i]` of a matrix of `layer`, each
-  /// element times `column_scale[col]` (fp32, rounded once) if that is not empty. Throws on rows or
-  /// columns out of range.
+  /// Copies row `source_rows[i]` of the source to output row `target_rows[i]` of a matrix of
+  /// `layer`, each element times `column_scale[col]` (fp32, rounded once) if that is not empty.
+  /// Throws on rows or columns out of range.
   void pack_rows(Matrix which, uint32_t layer, std::span<const int32_t> target_rows,
                  const SourceMatrix& source, std::span<const int32_t> source_rows,
                  std::span<const float> column_scale);

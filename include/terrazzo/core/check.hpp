@@ -1,4 +1,5 @@
-// Host-side checks: they throw `terrazzo::Error` with the operation, the expected and the seen value.
+// Host-side checks: they throw `terrazzo::Error` with the operation, the expected and the seen
+// value.
 #pragma once
 
 #include <sstream>
@@ -21,7 +22,8 @@ template <class... Parts>
   throw Error(message.str());
 }
 
-/// `fail` unless `condition` holds. The parts are evaluated in any case: where they are dear, test first.
+/// `fail` unless `condition` holds. The parts are evaluated in any case: where they are dear, test
+/// first.
 template <class... Parts>
 inline void check(bool condition, const char* op, const Parts&... parts) {
   if (!condition) [[unlikely]] {

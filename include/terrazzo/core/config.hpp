@@ -1,8 +1,8 @@
 // Compiler facts; the one place for conditionals on the compiler outside arch/.
 #pragma once
 
-// TERRAZZO_FN: arithmetic that host and device share. TERRAZZO_GROUP_FN: code of a role; nvcc compiles it
-// for the device only, since it calls the device's primitives.
+// TERRAZZO_FN: arithmetic that host and device share. TERRAZZO_GROUP_FN: code of a role; nvcc
+// compiles it for the device only, since it calls the device's primitives.
 #if defined(__CUDACC__)
 #define TERRAZZO_FN __host__ __device__ __forceinline__
 #define TERRAZZO_GROUP_FN __device__ __forceinline__
@@ -10,3 +10,7 @@
 #define TERRAZZO_FN inline
 #define TERRAZZO_GROUP_FN inline
 #endif
+
+// After a lambda's parameters: it must be inlined. Accumulators of products in flight may only live
+// in registers; a call would put them into local memory while the tensor cores still write them.
+#define TERRAZZO_LAMBDA __attribute__((always_inline))

@@ -10,17 +10,18 @@
 namespace terrazzo {
 
 enum class Buffer : uint32_t {
-  kX,           // residual after a layer      [row block][hidden panels] tiles
-  kX1,          // residual after attention    [row block][hidden panels] tiles
-  kSumSqX,      // of kX's rows                [row block][hidden panels][128] fp32
-  kSumSqX1,     // of kX1's rows               [row block][hidden panels][128] fp32
-  kQPrefill,    //                             [row block][local heads][head panels] tiles
-  kQDecode,     // [row][local kv head][head panels][padded group] rows of 64 bf16, swizzled by group index
-  kKvPool,      // [layer][page][local kv head][K panels, V panels] of [64, 64] bf16 tiles
-  kAttention,   // of owned row blocks         [owned block][attention panels] tiles
-  kAct,         //                             [row block][act panels] tiles
-  kPartials,    // down's partial sums         [rank][owned block][hidden panels] tiles
-  kCompact,     // normed rows for the LM head [compact block][hidden panels] tiles
+  kX,          // residual after a layer      [row block][hidden panels] tiles
+  kX1,         // residual after attention    [row block][hidden panels] tiles
+  kSumSqX,     // of kX's rows                [row block][hidden panels][128] fp32
+  kSumSqX1,    // of kX1's rows               [row block][hidden panels][128] fp32
+  kQPrefill,   //                             [row block][local heads][head panels] tiles
+  kQDecode,    // [row][local kv head][head panels][padded group] rows of 64 bf16, swizzled by group
+               // index
+  kKvPool,     // [layer][page][local kv head][K panels, V panels] of [64, 64] bf16 tiles
+  kAttention,  // of owned row blocks         [owned block][attention panels] tiles
+  kAct,        //                             [row block][act panels] tiles
+  kPartials,   // down's partial sums         [rank][owned block][hidden panels] tiles
+  kCompact,    // normed rows for the LM head [compact block][hidden panels] tiles
   kCandidates,  // [compact row][world][vocab tiles] Candidate
   kLogits,      // [logits slot][world][vocab panels * 64] fp32
   kSplits,      // partial attention results   [slot][padded group][partial_elems] fp32
@@ -32,10 +33,12 @@ enum class Buffer : uint32_t {
 inline constexpr uint32_t kNumBuffers = static_cast<uint32_t>(Buffer::kCount);
 
 inline constexpr const char* kBufferNames[kNumBuffers] = {
-    "x",       "x1",       "sum_sq_x", "sum_sq_x1",  "q_prefill", "q_decode", "kv_pool", "attention",
-    "act",     "partials", "compact",  "candidates", "logits",    "splits",   "sampled", "zeros",      "counters"};
+    "x",       "x1",        "sum_sq_x", "sum_sq_x1", "q_prefill", "q_decode",
+    "kv_pool", "attention", "act",      "partials",  "compact",   "candidates",
+    "logits",  "splits",    "sampled",  "zeros",     "counters"};
 
-/// The best token of one vocabulary tile (256 columns) for one row, and the tile's share of the softmax.
+/// The best token of one vocabulary tile (256 columns) for one row, and the tile's share of the
+/// softmax.
 struct Candidate {
   float key;      // logit / temperature + noise, or the logit when greedy
   uint32_t id;    // its token

@@ -50,9 +50,10 @@ struct Signal {
 enum class Matrix : uint32_t { kQkv, kO, kGateUp, kDown, kLmHead };
 inline constexpr uint32_t kNumMatrices = 5;
 
-/// All GEMM kinds. A plain tile: 128 token rows x up to 256 output columns. With `kSmallTokens`: up to
-/// 64 token rows x `panels` blocks of 64 weight rows, operands swapped. gate_up_silu takes an even number
-/// of panels (a gate and an up half); lm_head starts at a multiple of 4 and takes all up to the next.
+/// All GEMM kinds. A plain tile: 128 token rows x up to 256 output columns. With `kSmallTokens`: up
+/// to 64 token rows x `panels` blocks of 64 weight rows, operands swapped. gate_up_silu takes an
+/// even number of panels (a gate and an up half); lm_head starts at a multiple of 4 and takes all
+/// up to the next.
 struct GemmArgs {
   uint32_t row_block;    // 128-row block of the step's rows (lm_head: of the compact rows)
   uint32_t rows;         // valid rows in it, from its first
@@ -71,14 +72,14 @@ struct AttendPrefillArgs {
   uint32_t row_block;
   uint32_t row_begin;  // within the block
   uint32_t rows;
-  uint32_t kv_head;  // local
-  uint32_t q_head;   // local
-  uint32_t position;            // of row_begin
-  uint32_t page_table_offset;   // of the sequence in StepTables::page_ids
+  uint32_t kv_head;            // local
+  uint32_t q_head;             // local
+  uint32_t position;           // of row_begin
+  uint32_t page_table_offset;  // of the sequence in StepTables::page_ids
 };
 
-/// One query token a row for rows [row, row + rows), rows <= 16, all in one 64-row half, one KV head;
-/// pages of splits [split_begin, split_begin + num_splits) (an end past the context is cut).
+/// One query token a row for rows [row, row + rows), rows <= 16, all in one 64-row half, one KV
+/// head; pages of splits [split_begin, split_begin + num_splits) (an end past the context is cut).
 struct AttendDecodeArgs {
   uint32_t row;  // of the step
   uint32_t rows;

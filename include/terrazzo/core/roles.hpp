@@ -7,7 +7,7 @@ namespace terrazzo {
 
 enum class RoleKind : uint8_t { kController, kLoader, kConsumer0, kConsumer1, kStorer0, kStorer1 };
 inline constexpr uint32_t kNumRoles = 6;
-inline constexpr const char* kRoleNames[kNumRoles] = {"controller", "loader",  "consumer 0",
+inline constexpr const char* kRoleNames[kNumRoles] = {"controller", "loader",   "consumer 0",
                                                       "consumer 1", "storer 0", "storer 1"};
 
 enum class WaitKind : uint8_t {

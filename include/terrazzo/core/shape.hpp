@@ -62,7 +62,9 @@ struct StepLimits {
   uint32_t max_partials;    // partial attention results of a step
 
   constexpr TERRAZZO_FN uint32_t row_blocks() const { return ceil_div(max_rows, kRowBlock); }
-  constexpr TERRAZZO_FN uint32_t compact_blocks() const { return ceil_div(max_sequences, kRowBlock); }
+  constexpr TERRAZZO_FN uint32_t compact_blocks() const {
+    return ceil_div(max_sequences, kRowBlock);
+  }
 };
 
 }  // namespace terrazzo

@@ -10,9 +10,9 @@ enum RowFlags : uint32_t {
 };
 
 struct RowInfo {
-  int32_t token;               // >= 0: the id; -(s+1): the token sampled by the last step in logit row s
-  uint32_t position;           // in its sequence
-  uint32_t append_page;        // page of the KV pool that holds this position
+  int32_t token;         // >= 0: the id; -(s+1): the token sampled by the last step in logit row s
+  uint32_t position;     // in its sequence
+  uint32_t append_page;  // page of the KV pool that holds this position
   uint32_t page_table_offset;  // of its sequence in `page_ids`
   uint32_t flags;
   uint32_t reserved[3];

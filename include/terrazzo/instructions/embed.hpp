@@ -5,8 +5,8 @@
 
 namespace terrazzo {
 
-/// Streams one slot a hidden panel: the 128-byte pieces of the rows' embeddings, in row order and not
-/// swizzled, as the table has them.
+/// Streams one slot a hidden panel: the 128-byte pieces of the rows' embeddings, in row order and
+/// not swizzled, as the table has them.
 struct Embed {
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction&, const StepParams& params) {
     return {0, params.shape.hidden_panels(), 1};
@@ -18,8 +18,8 @@ struct Embed {
     if (token >= 0) {
       return static_cast<uint32_t>(token);
     }
-    const auto* const sampled = reinterpret_cast<const SampledToken*>(
-        params.address(params.gpu, Buffer::kSampled, 0));
+    const auto* const sampled =
+        reinterpret_cast<const SampledToken*>(params.address(params.gpu, Buffer::kSampled, 0));
     return static_cast<uint32_t>(sampled[-(token + 1)].token);
   }
 
@@ -31,11 +31,12 @@ struct Embed {
     loader.wait_all();
     for (uint32_t panel = 0; panel < panels; ++panel) {
       const auto slot = loader.fill(args.rows * kRowBytes);
-      for (uint32_t row = 0; row < args.rows; ++row) {
+      loader.for_each_lane(args.rows, [&](uint32_t row) TERRAZZO_LAMBDA {
         const uint64_t token = token_of(params, args.row_block * kRowBlock + row);
         const bf16* const source = params.model.embedding + (token * panels + panel) * kPanelCols;
-        loader.copy(slot, row * kRowBytes, reinterpret_cast<const std::byte*>(source), kRowBytes);
-      }
+        loader.copy_from_lane(slot, row * kRowBytes, reinterpret_cast<const std::byte*>(source),
+                              kRowBytes);
+      });
     }
   }
 

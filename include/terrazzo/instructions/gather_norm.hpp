@@ -44,7 +44,7 @@ struct GatherNorm {
     const uint32_t panels = params.shape.hidden_panels();
     const LogitInfo* const compact = compact_rows(params, args);
     loader.wait_all();
-    for_each_sums_slot(params.shape, args.rows, [&](uint32_t first, uint32_t lines) {
+    for_each_sums_slot(params.shape, args.rows, [&](uint32_t first, uint32_t lines) TERRAZZO_LAMBDA {
       const auto slot = loader.fill(lines * args.rows * kGroupBytes);
       for (uint32_t line = 0; line < lines; ++line) {
         for (uint32_t i = 0; i < args.rows; ++i) {
@@ -80,10 +80,10 @@ struct GatherNorm {
     const LogitInfo* const compact = compact_rows(params, args) + span.begin;
     auto factors = consumer.row_vector();
     clear(factors);
-    for_each_sums_slot(shape, args.rows, [&](uint32_t, uint32_t lines) {
+    for_each_sums_slot(shape, args.rows, [&](uint32_t, uint32_t lines) TERRAZZO_LAMBDA {
       const auto slot = consumer.use();
       add_gathered_lines(factors, slot, lines, args.rows, span.begin, span.count,
-                         [&](uint32_t row) { return compact[row].row % kGroupRows; });
+                         [&](uint32_t row) TERRAZZO_LAMBDA { return compact[row].row % kGroupRows; });
       consumer.release(slot);
     });
     rstd(factors, shape.hidden, shape.norm_eps, span.count);
@@ -91,12 +91,12 @@ struct GatherNorm {
       const auto slot = consumer.use();
       typename M::Panel values;
       load_gathered_rows(values, slot, span.begin, span.count,
-                         [&](uint32_t row) { return compact[row].row; });
+                         [&](uint32_t row) TERRAZZO_LAMBDA { return compact[row].row; });
       consumer.release(slot);
       if (span.count != 0) {
         scale_panel(values, factors, params.model.final_norm + panel * kPanelCols, span.count);
         auto stage = consumer.stage();
-        store_panel(stage, values, span.count, [](uint32_t row) { return row; });
+        store_panel(stage, values, span.count, [](uint32_t row) TERRAZZO_LAMBDA { return row; });
         consumer.publish(stage);
       }
     }

@@ -14,10 +14,9 @@ struct RowSpan {
 
 /// Plain tiles: 64 rows each. Small ones: halves of the tokens in whole runs of 8.
 constexpr TERRAZZO_GROUP_FN RowSpan consumer_rows(const Instruction& instruction, uint32_t rows,
-                                            uint32_t consumer) {
-  const uint32_t half = (instruction.flags & kSmallTokens) != 0
-                            ? round_up(ceil_div(rows, 2u), 8u)
-                            : kHalfRows;
+                                                  uint32_t consumer) {
+  const uint32_t half =
+      (instruction.flags & kSmallTokens) != 0 ? round_up(ceil_div(rows, 2u), 8u) : kHalfRows;
   const uint32_t first = rows < half ? rows : half;
   return consumer == 0 ? RowSpan{0, first} : RowSpan{half, rows - first};
 }
@@ -25,8 +24,8 @@ constexpr TERRAZZO_GROUP_FN RowSpan consumer_rows(const Instruction& instruction
 /// Streaming order of a GEMM's operands.
 ///
 /// Plain: each k tile takes 3 slots: A [128, 64], then B [256, 64] in two adjacent slots.
-/// Small: tokens of several k tiles share a slot; two weight panels share a slot: two k tiles of one
-/// panel, or one k tile of two panels.
+/// Small: tokens of several k tiles share a slot; two weight panels share a slot: two k tiles of
+/// one panel, or one k tile of two panels.
 struct GemmStream {
   uint32_t rows;
   uint32_t panels;
@@ -44,13 +43,15 @@ struct GemmStream {
   static_assert(kWeightSlotsPerTokens + 1 < kNumSlots);
 
   // --- small ---
-  constexpr TERRAZZO_GROUP_FN uint32_t token_bytes() const { return round_up(rows, 8u) * kRowBytes; }
+  constexpr TERRAZZO_GROUP_FN uint32_t token_bytes() const {
+    return round_up(rows, 8u) * kRowBytes;
+  }
   constexpr TERRAZZO_GROUP_FN uint32_t k_per_weight_slot() const { return panels == 1 ? 2 : 1; }
   constexpr TERRAZZO_GROUP_FN uint32_t weight_slots_per_k() const {
     return ceil_div(panels, kPanelsPerSlot);
   }
-  /// Tokens stay in their slot while the weights of these k tiles pass by; were these more than the rest
-  /// of the ring, the loader would come round to that slot and wait for ever.
+  /// Tokens stay in their slot while the weights of these k tiles pass by; were these more than the
+  /// rest of the ring, the loader would come round to that slot and wait for ever.
   constexpr TERRAZZO_GROUP_FN uint32_t k_per_token_slot() const {
     const uint32_t fit = kSlotBytes / token_bytes();
     const uint32_t pass = kWeightSlotsPerTokens * k_per_weight_slot() / weight_slots_per_k();
@@ -61,8 +62,8 @@ struct GemmStream {
     if (!small) {
       return {0, 3 * k_panels + extra, 3};
     }
-    const uint32_t weights = panels == 1 ? ceil_div(k_panels, k_per_weight_slot())
-                                         : k_panels * weight_slots_per_k();
+    const uint32_t weights =
+        panels == 1 ? ceil_div(k_panels, k_per_weight_slot()) : k_panels * weight_slots_per_k();
     return {0, ceil_div(k_panels, k_per_token_slot()) + weights + extra, 1};
   }
 };
@@ -71,10 +72,10 @@ struct GemmStream {
 /// `tokens_of(k)` is the [128, 64] tile of k panel `k` of the rows.
 template <class M, class TokensOf, class WaitTokens>
 TERRAZZO_GROUP_FN void load_gemm(Loader<M>& loader, const WeightView& weight, uint32_t layer,
-                           TokensOf tokens_of, WaitTokens wait_tokens) {
+                                 TokensOf tokens_of, WaitTokens wait_tokens) {
   const GemmStream stream(loader.instruction());
   const uint32_t first_panel = loader.instruction().args.gemm.first_panel;
-  const auto least = [](uint32_t a, uint32_t b) { return a < b ? a : b; };
+  const auto least = [](uint32_t a, uint32_t b) TERRAZZO_LAMBDA { return a < b ? a : b; };
   wait_tokens();
   for (uint32_t k = 0; k < stream.k_panels; ++k) {
     if (!stream.small) {
@@ -117,9 +118,11 @@ TERRAZZO_GROUP_FN void load_gemm(Loader<M>& loader, const WeightView& weight, ui
   }
 }
 
-/// acc = rows of this consumer times the weight; one multiply is left running while the next slots arrive.
+/// acc = rows of this consumer times the weight; one multiply is left running while the next slots
+/// arrive.
 template <class M>
-TERRAZZO_GROUP_FN void multiply_plain(typename M::Accumulator& acc, Consumer<M>& consumer, RowSpan span) {
+TERRAZZO_GROUP_FN void multiply_plain(typename M::Accumulator& acc, Consumer<M>& consumer,
+                                      RowSpan span) {
   const GemmStream stream(consumer.instruction());
   clear(acc, span.count);
   typename M::Slot last[3];
@@ -146,7 +149,7 @@ TERRAZZO_GROUP_FN void multiply_plain(typename M::Accumulator& acc, Consumer<M>&
 
 template <class M>
 TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consumer<M>& consumer,
-                                RowSpan span) {
+                                      RowSpan span) {
   const GemmStream stream(consumer.instruction());
   clear(acc, span.count);
   typename M::Slot tokens{};
@@ -188,8 +191,7 @@ TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consume
 template <class M, class Epilogue>
 TERRAZZO_GROUP_FN void consume_gemm(Consumer<M>& consumer, Epilogue epilogue) {
   const Instruction& instruction = consumer.instruction();
-  const RowSpan span =
-      consumer_rows(instruction, instruction.args.gemm.rows, consumer.index());
+  const RowSpan span = consumer_rows(instruction, instruction.args.gemm.rows, consumer.index());
   if ((instruction.flags & kSmallTokens) != 0) {
     typename M::SmallAccumulator acc;
     multiply_small<M>(acc, consumer, span);

@@ -24,11 +24,11 @@ struct LmHead {
     const StepParams& params = loader.params;
     load_gemm(
         loader, params.model.matrix(Matrix::kLmHead), 0,
-        [&](uint32_t k) {
+        [&](uint32_t k) TERRAZZO_LAMBDA {
           return tile_address(params, params.gpu, Buffer::kCompact, args.row_block, args.k_panels,
                               k);
         },
-        [&] { loader.wait_all(); });
+        [&]() TERRAZZO_LAMBDA { loader.wait_all(); });
   }
 
   template <class M>
@@ -36,7 +36,7 @@ struct LmHead {
     const StepParams& params = consumer.params;
     const ModelShape& shape = params.shape;
     const GemmArgs args = consumer.instruction().args.gemm;
-    consume_gemm(consumer, [&](auto& acc, RowSpan span) {
+    consume_gemm(consumer, [&](auto& acc, RowSpan span) TERRAZZO_LAMBDA {
       if (span.count == 0) {
         return;
       }
@@ -70,7 +70,7 @@ struct LmHead {
     const uint32_t owner = shape.owner(args.row_block);
     const uint32_t first_row = args.row_block * kRowBlock + span.begin;
     const auto stage = storer.take();
-    M::for_each_lane(span.count, [&](uint32_t i) {
+    storer.for_each_lane(span.count, [&](uint32_t i) TERRAZZO_LAMBDA {
       const uint64_t index =
           (uint64_t{first_row + i} * shape.world + params.gpu) * shape.vocab_tiles() +
           args.first_panel / kPanelsPerColTile;
@@ -83,7 +83,7 @@ struct LmHead {
     }
     for (uint32_t piece = 0; piece < args.panels * kStagesPerPanel; ++piece) {
       const auto logits = storer.take();
-      M::for_each_lane(span.count, [&](uint32_t i) {
+      storer.for_each_lane(span.count, [&](uint32_t i) TERRAZZO_LAMBDA {
         if (infos[i].logits_slot == kNoLogits) {
           return;
         }

@@ -5,7 +5,8 @@
 
 namespace terrazzo {
 
-/// x_out = x_in + a W, with sums of squares, to all GPUs. o_proj_residual, and down_residual on one GPU.
+/// x_out = x_in + a W, with sums of squares, to all GPUs. o_proj_residual, and down_residual on one
+/// GPU.
 template <Matrix kMatrix>
 struct ProjectResidual {
   static constexpr bool kIsO = kMatrix == Matrix::kO;
@@ -14,7 +15,8 @@ struct ProjectResidual {
   static constexpr Buffer kOutput = kIsO ? Buffer::kX1 : Buffer::kX;
   static constexpr Buffer kOutputSums = kIsO ? Buffer::kSumSqX1 : Buffer::kSumSqX;
 
-  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction, const StepParams&) {
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
+                                                    const StepParams&) {
     return GemmStream(instruction).slots(instruction.args.gemm.panels);
   }
 
@@ -22,14 +24,13 @@ struct ProjectResidual {
   static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
-    const uint32_t input_block =
-        kIsO ? params.shape.owned_index(args.row_block) : args.row_block;
+    const uint32_t input_block = kIsO ? params.shape.owned_index(args.row_block) : args.row_block;
     load_gemm(
         loader, params.model.matrix(kMatrix), loader.layer(),
-        [&](uint32_t k) {
+        [&](uint32_t k) TERRAZZO_LAMBDA {
           return tile_address(params, params.gpu, kInput, input_block, args.k_panels, k);
         },
-        [&] { loader.wait_all(); });
+        [&]() TERRAZZO_LAMBDA { loader.wait_all(); });
     for (uint32_t p = 0; p < args.panels; ++p) {
       const auto slot = loader.fill(args.rows * kRowBytes);
       loader.copy(slot, 0,
@@ -42,7 +43,7 @@ struct ProjectResidual {
   template <class M>
   static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const uint32_t panels = consumer.instruction().args.gemm.panels;
-    consume_gemm(consumer, [&](auto& acc, RowSpan span) {
+    consume_gemm(consumer, [&](auto& acc, RowSpan span) TERRAZZO_LAMBDA {
       for (uint32_t p = 0; p < panels; ++p) {
         auto panel = take_panel(acc, p, span.count);
         const auto residual = consumer.use();
@@ -70,7 +71,7 @@ using DownResidual = ProjectResidual<Matrix::kDown>;
 /// silu(rstd * x1 Wg) * (rstd * x1 Wu): the weight's panels hold gate and up in runs of kPairRun.
 struct GateUpSilu {
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
-                                              const StepParams& params) {
+                                                    const StepParams& params) {
     return GemmStream(instruction).slots(line_slots(params.shape));
   }
 
@@ -80,17 +81,17 @@ struct GateUpSilu {
     const StepParams& params = loader.params;
     load_gemm(
         loader, params.model.matrix(Matrix::kGateUp), loader.layer(),
-        [&](uint32_t k) {
+        [&](uint32_t k) TERRAZZO_LAMBDA {
           return tile_address(params, params.gpu, Buffer::kX1, args.row_block, args.k_panels, k);
         },
-        [&] { loader.wait_all(); });
+        [&]() TERRAZZO_LAMBDA { loader.wait_all(); });
     load_lines(loader, Buffer::kSumSqX1, args.row_block, args.rows);
   }
 
   template <class M>
   static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const uint32_t panels = consumer.instruction().args.gemm.panels;
-    consume_gemm(consumer, [&](auto& acc, RowSpan span) {
+    consume_gemm(consumer, [&](auto& acc, RowSpan span) TERRAZZO_LAMBDA {
       const auto factors = use_row_factors(consumer, span);
       if (span.count == 0) {
         return;
@@ -99,7 +100,7 @@ struct GateUpSilu {
       for (uint32_t p = 0; p < panels / 2; ++p) {
         auto panel = take_gated_panel(acc, p, span.count);
         auto stage = consumer.stage();
-        store_panel(stage, panel, span.count, [](uint32_t row) { return row; });
+        store_panel(stage, panel, span.count, [](uint32_t row) TERRAZZO_LAMBDA { return row; });
         consumer.publish(stage);
       }
     });
@@ -117,7 +118,8 @@ struct GateUpSilu {
 
 /// This GPU's share of down, to the rows' owner.
 struct DownPartial {
-  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction, const StepParams&) {
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
+                                                    const StepParams&) {
     return GemmStream(instruction).slots(0);
   }
 
@@ -127,20 +129,20 @@ struct DownPartial {
     const StepParams& params = loader.params;
     load_gemm(
         loader, params.model.matrix(Matrix::kDown), loader.layer(),
-        [&](uint32_t k) {
+        [&](uint32_t k) TERRAZZO_LAMBDA {
           return tile_address(params, params.gpu, Buffer::kAct, args.row_block, args.k_panels, k);
         },
-        [&] { loader.wait_all(); });
+        [&]() TERRAZZO_LAMBDA { loader.wait_all(); });
   }
 
   template <class M>
   static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const uint32_t panels = consumer.instruction().args.gemm.panels;
-    consume_gemm(consumer, [&](auto& acc, RowSpan span) {
+    consume_gemm(consumer, [&](auto& acc, RowSpan span) TERRAZZO_LAMBDA {
       for (uint32_t p = 0; p < panels && span.count != 0; ++p) {
         auto panel = take_panel(acc, p, span.count);
         auto stage = consumer.stage();
-        store_panel(stage, panel, span.count, [](uint32_t row) { return row; });
+        store_panel(stage, panel, span.count, [](uint32_t row) TERRAZZO_LAMBDA { return row; });
         consumer.publish(stage);
       }
     });
@@ -158,7 +160,7 @@ struct DownPartial {
 
   /// Block index in kPartials: [rank][owned block].
   static TERRAZZO_GROUP_FN uint32_t partial_block(const StepParams& params, uint32_t rank,
-                                            uint32_t row_block) {
+                                                  uint32_t row_block) {
     const uint32_t owned = ceil_div(params.limits.row_blocks(), params.shape.world);
     return rank * owned + params.shape.owned_index(row_block);
   }
@@ -167,7 +169,7 @@ struct DownPartial {
 /// x = x1 + the sum of all ranks' partials, in fp32 and in rank order, to all GPUs.
 struct ReduceResidual {
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
-                                              const StepParams& params) {
+                                                    const StepParams& params) {
     return {0, instruction.args.reduce.panels * (1 + params.shape.world), 1};
   }
 

@@ -1,4 +1,5 @@
-// qkv_rope_append: rstd * (x Wqkv), rotary embedding, queries to their buffers, keys and values to pages.
+// qkv_rope_append: rstd * (x Wqkv), rotary embedding, queries to their buffers, keys and values to
+// pages.
 #pragma once
 
 #include "terrazzo/instructions/residual_rows.hpp"
@@ -26,7 +27,7 @@ struct QkvRopeAppend {
   }
 
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
-                                              const StepParams& params) {
+                                                    const StepParams& params) {
     return GemmStream(instruction).slots(line_slots(params.shape));
   }
 
@@ -36,10 +37,10 @@ struct QkvRopeAppend {
     const StepParams& params = loader.params;
     load_gemm(
         loader, params.model.matrix(Matrix::kQkv), loader.layer(),
-        [&](uint32_t k) {
+        [&](uint32_t k) TERRAZZO_LAMBDA {
           return tile_address(params, params.gpu, Buffer::kX, args.row_block, args.k_panels, k);
         },
-        [&] { loader.wait_all(); });
+        [&]() TERRAZZO_LAMBDA { loader.wait_all(); });
     load_lines(loader, Buffer::kSumSqX, args.row_block, args.rows);
   }
 
@@ -48,7 +49,7 @@ struct QkvRopeAppend {
     const StepParams& params = consumer.params;
     const ModelShape& shape = params.shape;
     const GemmArgs args = consumer.instruction().args.gemm;
-    consume_gemm(consumer, [&](auto& acc, RowSpan span) {
+    consume_gemm(consumer, [&](auto& acc, RowSpan span) TERRAZZO_LAMBDA {
       const auto factors = use_row_factors(consumer, span);
       if (span.count == 0) {
         return;
@@ -59,12 +60,12 @@ struct QkvRopeAppend {
         const PanelPlace place = place_of(shape, args.first_panel + p);
         auto panel = take_panel(acc, p, span.count);
         if (place.kind != Kind::kValue) {
-          rotate(panel, place.panel, shape.head_dim, span.count, [&](uint32_t row) {
+          rotate(panel, place.panel, shape.head_dim, span.count, [&](uint32_t row) TERRAZZO_LAMBDA {
             return params.model.rope + uint64_t{rows[row].position} * shape.head_dim;
           });
         }
         auto stage = consumer.stage();
-        store_panel(stage, panel, span.count, [&](uint32_t row) {
+        store_panel(stage, panel, span.count, [&](uint32_t row) TERRAZZO_LAMBDA {
           return target_row(place, rows[row], span.begin + row);
         });
         consumer.publish(stage);
@@ -86,9 +87,9 @@ struct QkvRopeAppend {
     for (uint32_t p = 0; p < args.panels; ++p) {
       const PanelPlace place = place_of(params.shape, args.first_panel + p);
       const auto stage = storer.take();
-      storer.scatter_rows(stage, 0, span.count, [&](uint32_t row) {
-        std::byte* const tile = target_tile(params, place, rows[row], layer, args.row_block,
-                                            first_row + row);
+      storer.scatter_rows(stage, 0, span.count, [&](uint32_t row) TERRAZZO_LAMBDA {
+        std::byte* const tile =
+            target_tile(params, place, rows[row], layer, args.row_block, first_row + row);
         return tile + target_row(place, rows[row], span.begin + row) * kRowBytes;
       });
       storer.release(stage);
@@ -98,7 +99,7 @@ struct QkvRopeAppend {
  private:
   /// Row of the tile in which a row's piece of this panel lands.
   static TERRAZZO_GROUP_FN uint32_t target_row(const PanelPlace& place, const RowInfo& row,
-                                         uint32_t block_row) {
+                                               uint32_t block_row) {
     if (place.kind != Kind::kQuery) {
       return row.position % kPageTokens;
     }
@@ -106,8 +107,8 @@ struct QkvRopeAppend {
   }
 
   static TERRAZZO_GROUP_FN std::byte* target_tile(const StepParams& params, const PanelPlace& place,
-                                            const RowInfo& row, uint32_t layer, uint32_t row_block,
-                                            uint32_t step_row) {
+                                                  const RowInfo& row, uint32_t layer,
+                                                  uint32_t row_block, uint32_t step_row) {
     if (place.kind != Kind::kQuery) {
       return page_address(params, layer, row.append_page, place.kv_head,
                           place.kind == Kind::kKey ? 0 : 1, place.panel);

@@ -1,4 +1,5 @@
-// What instructions that write the residual stream share: panels and their sums of squares to all GPUs.
+// What instructions that write the residual stream share: panels and their sums of squares to all
+// GPUs.
 #pragma once
 
 #include "terrazzo/instructions/addresses.hpp"
@@ -12,18 +13,21 @@ constexpr TERRAZZO_GROUP_FN uint32_t vector_rows(uint32_t rows) { return round_u
 
 /// Rounds a panel into the next stage, with the sums of squares of its rows.
 template <class M, class Panel>
-TERRAZZO_GROUP_FN void publish_residual_panel(Consumer<M>& consumer, const Panel& panel, uint32_t rows) {
+TERRAZZO_GROUP_FN void publish_residual_panel(Consumer<M>& consumer, const Panel& panel,
+                                              uint32_t rows) {
   auto stage = consumer.stage();
-  store_panel(stage, panel, rows, [](uint32_t row) { return row; });
+  store_panel(stage, panel, rows, [](uint32_t row) TERRAZZO_LAMBDA { return row; });
   sum_squares(stage, rows);
   consumer.publish(stage);
 }
 
-/// Stores `panels` residual panels of a row block, from `first_panel`, to GPUs [gpu_begin, gpu_end).
+/// Stores `panels` residual panels of a row block, from `first_panel`, to GPUs [gpu_begin,
+/// gpu_end).
 template <class M>
-TERRAZZO_GROUP_FN void store_residual_panels(Storer<M>& storer, Buffer rows_buffer, Buffer sums_buffer,
-                                       uint32_t block, uint32_t first_panel, uint32_t panels,
-                                       RowSpan span, uint32_t gpu_begin, uint32_t gpu_end) {
+TERRAZZO_GROUP_FN void store_residual_panels(Storer<M>& storer, Buffer rows_buffer,
+                                             Buffer sums_buffer, uint32_t block,
+                                             uint32_t first_panel, uint32_t panels, RowSpan span,
+                                             uint32_t gpu_begin, uint32_t gpu_end) {
   if (span.count == 0) {
     return;
   }
@@ -31,8 +35,8 @@ TERRAZZO_GROUP_FN void store_residual_panels(Storer<M>& storer, Buffer rows_buff
   for (uint32_t panel = first_panel; panel < first_panel + panels; ++panel) {
     const auto stage = storer.take();
     for (uint32_t gpu = gpu_begin; gpu < gpu_end; ++gpu) {
-      std::byte* const tile = tile_address(params, gpu, rows_buffer, block,
-                                           params.shape.hidden_panels(), panel);
+      std::byte* const tile =
+          tile_address(params, gpu, rows_buffer, block, params.shape.hidden_panels(), panel);
       storer.store(tile + span.begin * kRowBytes, stage, 0, span.count * kRowBytes);
       float* const line = line_address(params, gpu, sums_buffer, block, panel);
       storer.store_vector(line + span.begin, stage, 0, vector_rows(span.count));
@@ -41,18 +45,18 @@ TERRAZZO_GROUP_FN void store_residual_panels(Storer<M>& storer, Buffer rows_buff
   }
 }
 
-/// Stores `panels` panels of a row-block buffer of `block_panels` panels, from `first_panel`, to one GPU.
+/// Stores `panels` panels of a row-block buffer of `block_panels` panels, from `first_panel`, to
+/// one GPU.
 template <class M>
 TERRAZZO_GROUP_FN void store_panels(Storer<M>& storer, uint32_t gpu, Buffer buffer, uint32_t block,
-                              uint32_t block_panels, uint32_t first_panel, uint32_t panels,
-                              RowSpan span) {
+                                    uint32_t block_panels, uint32_t first_panel, uint32_t panels,
+                                    RowSpan span) {
   if (span.count == 0) {
     return;
   }
   for (uint32_t panel = first_panel; panel < first_panel + panels; ++panel) {
     const auto stage = storer.take();
-    std::byte* const tile =
-        tile_address(storer.params, gpu, buffer, block, block_panels, panel);
+    std::byte* const tile = tile_address(storer.params, gpu, buffer, block, block_panels, panel);
     storer.store(tile + span.begin * kRowBytes, stage, 0, span.count * kRowBytes);
     storer.release(stage);
   }

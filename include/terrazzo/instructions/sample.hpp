@@ -69,7 +69,7 @@ struct Sample {
     const LogitInfo* const infos = params.tables.logit_rows + args.compact_row;
     uint32_t total = 0;
     for_each_candidate_slot(args, params.shape,
-                            [&](uint32_t, uint32_t, uint32_t, uint32_t) { ++total; });
+                            [&](uint32_t, uint32_t, uint32_t, uint32_t) TERRAZZO_LAMBDA { ++total; });
     for (uint32_t row = 0; row < args.rows; ++row) {
       total += filter_passes(infos[row], params.shape.vocab) *
                ceil_div(params.shape.vocab, kLogitsPerSlot);
@@ -85,7 +85,7 @@ struct Sample {
     const LogitInfo* const infos = params.tables.logit_rows + args.compact_row;
     loader.wait_all();
     for_each_candidate_slot(
-        args, shape, [&](uint32_t row, uint32_t rows, uint32_t candidate, uint32_t candidates) {
+        args, shape, [&](uint32_t row, uint32_t rows, uint32_t candidate, uint32_t candidates) TERRAZZO_LAMBDA {
           const auto bytes = static_cast<uint32_t>(rows * candidates * sizeof(Candidate));
           const uint64_t first =
               uint64_t{args.compact_row + row} * candidates_per_row(shape) + candidate;
@@ -94,7 +94,7 @@ struct Sample {
                       params.address(params.gpu, Buffer::kCandidates, first * sizeof(Candidate)),
                       bytes);
         });
-    for_each_logits_slot(args, params, [&](uint32_t row, uint32_t, uint32_t piece) {
+    for_each_logits_slot(args, params, [&](uint32_t row, uint32_t, uint32_t piece) TERRAZZO_LAMBDA {
       const uint64_t slot_logits = uint64_t{shape.world} * shape.vocab_panels() * kPanelCols;
       const uint64_t first =
           infos[row].logits_slot * slot_logits + uint64_t{piece} * kLogitsPerSlot;
@@ -119,7 +119,7 @@ struct Sample {
       clear_totals(stage, span.count);
     }
     for_each_candidate_slot(args, shape,
-                            [&](uint32_t row, uint32_t rows, uint32_t, uint32_t candidates) {
+                            [&](uint32_t row, uint32_t rows, uint32_t, uint32_t candidates) TERRAZZO_LAMBDA {
                               const uint32_t begin = row > span.begin ? row : span.begin;
                               const uint32_t end = least(row + rows, span.begin + span.count);
                               const auto slot = consumer.use();
@@ -130,7 +130,7 @@ struct Sample {
                               consumer.release(slot);
                             });
     TokenFilter filter{};
-    for_each_logits_slot(args, params, [&](uint32_t row, uint32_t pass, uint32_t piece) {
+    for_each_logits_slot(args, params, [&](uint32_t row, uint32_t pass, uint32_t piece) TERRAZZO_LAMBDA {
       const auto slot = consumer.use();
       if (row >= span.begin && row < span.begin + span.count) {
         if (piece == 0) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "terrazzo/core/roles.hpp"
 #include "terrazzo/vm/params.hpp"
 #include "terrazzo/vm/ring.hpp"
 
@@ -76,7 +77,8 @@ class Consumer {
 
   // --- for the interpreter ---
 
-  TERRAZZO_GROUP_FN void begin(const Instruction& instruction, int32_t layer, const SlotPlan& plan) {
+  TERRAZZO_GROUP_FN void begin(const Instruction& instruction, int32_t layer,
+                               const SlotPlan& plan) {
     instruction_ = &instruction;
     layer_ = layer;
     left_ = plan.total();

@@ -45,7 +45,7 @@ TERRAZZO_GROUP_FN void run_controller(typename M::Role& role, const StepParams& 
     }
     role.wait(shared.instruction_empty[cursor.index], cursor.phase ^ 1u, WaitKind::kInstructionFree,
               cursor.index);
-    M::write_instruction(shared.instructions[cursor.index], place, position, end);
+    M::write_instruction(role, shared.instructions[cursor.index], place, position, end);
     role.arrive(shared.instruction_full[cursor.index], WaitKind::kInstruction, cursor.index);
     cursor.advance();
     if (!end) {
@@ -57,7 +57,8 @@ TERRAZZO_GROUP_FN void run_controller(typename M::Role& role, const StepParams& 
 
 /// Takes instructions out of the ring and calls `run(slot)` for each.
 template <class M, class Run>
-TERRAZZO_GROUP_FN void for_each_instruction(typename M::Role& role, const StepParams& params, Run run) {
+TERRAZZO_GROUP_FN void for_each_instruction(typename M::Role& role, const StepParams& params,
+                                            Run run) {
   auto& shared = role.shared();
   InstructionCursor<M::kInstructionRing> cursor;
   while (true) {
@@ -82,8 +83,8 @@ TERRAZZO_GROUP_FN void for_each_instruction(typename M::Role& role, const StepPa
 template <class M, class Set>
 TERRAZZO_GROUP_FN void run_loader(typename M::Role& role, const StepParams& params) {
   Loader<M> loader(role, params);
-  for_each_instruction<M>(role, params, [&](const auto& slot) {
-    Set::dispatch(slot.instruction.opcode, [&](auto operation) {
+  for_each_instruction<M>(role, params, [&](const auto& slot) TERRAZZO_LAMBDA {
+    Set::dispatch(slot.instruction.opcode, [&](auto operation) TERRAZZO_LAMBDA {
       loader.begin(slot.instruction, slot.layer, operation.slots(slot.instruction, params));
       operation.load(loader);
       M::expect_done(role, loader.slots_left());
@@ -92,10 +93,11 @@ TERRAZZO_GROUP_FN void run_loader(typename M::Role& role, const StepParams& para
 }
 
 template <class M, class Set>
-TERRAZZO_GROUP_FN void run_consumer(typename M::Role& role, const StepParams& params, uint32_t index) {
+TERRAZZO_GROUP_FN void run_consumer(typename M::Role& role, const StepParams& params,
+                                    uint32_t index) {
   Consumer<M> consumer(role, params, index);
-  for_each_instruction<M>(role, params, [&](const auto& slot) {
-    Set::dispatch(slot.instruction.opcode, [&](auto operation) {
+  for_each_instruction<M>(role, params, [&](const auto& slot) TERRAZZO_LAMBDA {
+    Set::dispatch(slot.instruction.opcode, [&](auto operation) TERRAZZO_LAMBDA {
       consumer.begin(slot.instruction, slot.layer, operation.slots(slot.instruction, params));
       operation.consume(consumer);
       M::expect_done(role, consumer.slots_left());
@@ -104,10 +106,11 @@ TERRAZZO_GROUP_FN void run_consumer(typename M::Role& role, const StepParams& pa
 }
 
 template <class M, class Set>
-TERRAZZO_GROUP_FN void run_storer(typename M::Role& role, const StepParams& params, uint32_t index) {
+TERRAZZO_GROUP_FN void run_storer(typename M::Role& role, const StepParams& params,
+                                  uint32_t index) {
   Storer<M> storer(role, params, index);
-  for_each_instruction<M>(role, params, [&](const auto& slot) {
-    Set::dispatch(slot.instruction.opcode, [&](auto operation) {
+  for_each_instruction<M>(role, params, [&](const auto& slot) TERRAZZO_LAMBDA {
+    Set::dispatch(slot.instruction.opcode, [&](auto operation) TERRAZZO_LAMBDA {
       storer.begin(slot.instruction, slot.layer);
       operation.store(storer);
       storer.finish();

@@ -4,13 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terrazzo/core/roles.hpp"
 #include "terrazzo/vm/params.hpp"
 #include "terrazzo/vm/ring.hpp"
 
 namespace terrazzo {
 
-/// The loader is done early with an instruction when at most this many slots are left to issue; then the
-/// controller claims the next one.
+/// The loader is done early with an instruction when at most this many slots are left to issue;
+/// then the controller claims the next one.
 inline constexpr uint32_t kClaimAheadSlots = 6;
 
 template <class M>
@@ -26,7 +27,8 @@ class Loader {
   TERRAZZO_GROUP_FN const Instruction& instruction() const { return *instruction_; }
   TERRAZZO_GROUP_FN uint32_t layer() const { return static_cast<uint32_t>(layer_); }
 
-  /// Executes wait `index` of the instruction: afterwards this role's copies see what was signalled.
+  /// Executes wait `index` of the instruction: afterwards this role's copies see what was
+  /// signalled.
   TERRAZZO_GROUP_FN void wait(uint32_t index) {
     const Wait& wait = instruction_->waits[index];
     if (wait.count == 0) {
@@ -49,20 +51,30 @@ class Loader {
   TERRAZZO_GROUP_FN Slot fill(uint32_t bytes) { return fill(cursor_.next(), bytes); }
   TERRAZZO_GROUP_FN Slot fill_pin(uint32_t bytes) { return fill(cursor_.pin(), bytes); }
 
-  TERRAZZO_GROUP_FN void copy(Slot slot, uint32_t slot_offset, const std::byte* source, uint32_t bytes) {
+  TERRAZZO_GROUP_FN void copy(Slot slot, uint32_t slot_offset, const std::byte* source,
+                              uint32_t bytes) {
+    if (M::is_elected(role_)) {
+      copy_from_lane(slot, slot_offset, source, bytes);
+    }
+  }
+
+  /// Calls f(i) for i < count, spread over the lanes of the warp.
+  template <class F>
+  TERRAZZO_GROUP_FN void for_each_lane(uint32_t count, F f) {
+    M::for_each_lane(role_, count, f);
+  }
+
+  /// As `copy`, within `for_each_lane`: each lane issues its own.
+  TERRAZZO_GROUP_FN void copy_from_lane(Slot slot, uint32_t slot_offset, const std::byte* source,
+                                        uint32_t bytes) {
     role_.load_async(slot.data + slot_offset, source, bytes, role_.shared().slot_full[slot.index],
                      slot.index, slot_offset);
   }
 
-  /// Copies the row runs of a [rows, 64] tile panel: `rows` rows from row `first`.
-  TERRAZZO_GROUP_FN void copy_rows(Slot slot, uint32_t slot_offset, const std::byte* tile, uint32_t first,
-                             uint32_t rows) {
-    copy(slot, slot_offset, tile + first * kRowBytes, rows * kRowBytes);
-  }
-
   // --- for the interpreter ---
 
-  TERRAZZO_GROUP_FN void begin(const Instruction& instruction, int32_t layer, const SlotPlan& plan) {
+  TERRAZZO_GROUP_FN void begin(const Instruction& instruction, int32_t layer,
+                               const SlotPlan& plan) {
     instruction_ = &instruction;
     layer_ = layer;
     left_ = plan.total();

@@ -1,7 +1,7 @@
 // The ring of input slots: which slot an instruction uses next, and in which phase.
 //
-// Every role that touches the ring walks the same sequence of instructions with its own `RingCursor`;
-// no message says which slot comes next.
+// Every role that touches the ring walks the same sequence of instructions with its own
+// `RingCursor`; no message says which slot comes next.
 #pragma once
 
 #include <cstdint>
@@ -22,14 +22,15 @@ struct SlotPlan {
   constexpr TERRAZZO_GROUP_FN uint32_t total() const { return pins + stream; }
 };
 
-/// One use of a slot. The loader waits for the empty barrier with parity `phase ^ 1`, consumers for the
-/// full barrier with parity `phase`.
+/// One use of a slot. The loader waits for the empty barrier with parity `phase ^ 1`, consumers for
+/// the full barrier with parity `phase`.
 struct SlotUse {
   uint32_t slot;
   uint32_t phase;
 };
 
-/// A position in the ring and the phase of each slot; a value, equal in all roles at equal progress.
+/// A position in the ring and the phase of each slot; a value, equal in all roles at equal
+/// progress.
 class RingCursor {
  public:
   constexpr TERRAZZO_GROUP_FN void begin(const SlotPlan& plan) {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terrazzo/core/roles.hpp"
 #include "terrazzo/vm/params.hpp"
 #include "terrazzo/vm/ring.hpp"
 
@@ -38,7 +39,13 @@ class Storer {
     }
   }
 
-  /// The same within M::for_each_lane: each lane issues its own.
+  /// Calls f(i) for i < count, spread over the lanes of the warp.
+  template <class F>
+  TERRAZZO_GROUP_FN void for_each_lane(uint32_t count, F f) {
+    M::for_each_lane(role_, count, f);
+  }
+
+  /// The same within `for_each_lane`: each lane issues its own.
   TERRAZZO_GROUP_FN void store_from_lane(std::byte* target, Stage stage, uint32_t offset,
                                          uint32_t bytes) {
     M::store(role_, index_, stage, target, stage.tile + offset, bytes);
@@ -46,8 +53,9 @@ class Storer {
 
   /// `count` 128-byte rows of the stage from row `first`, each to `target_of(row)`.
   template <class TargetOf>
-  TERRAZZO_GROUP_FN void scatter_rows(Stage stage, uint32_t first, uint32_t count, TargetOf target_of) {
-    M::for_each_lane(count, [&](uint32_t i) {
+  TERRAZZO_GROUP_FN void scatter_rows(Stage stage, uint32_t first, uint32_t count,
+                                      TargetOf target_of) {
+    for_each_lane(count, [&](uint32_t i) TERRAZZO_LAMBDA {
       store_from_lane(target_of(first + i), stage, (first + i) * kRowBytes, kRowBytes);
     });
   }
@@ -63,7 +71,8 @@ class Storer {
   /// Gives the stage back once its bytes were read; its consumer waits.
   TERRAZZO_GROUP_FN void release(Stage stage) {
     role_.wait_stores_read();
-    role_.arrive(role_.shared().stage_empty[index_][stage.index], WaitKind::kStageEmpty, stage.index);
+    role_.arrive(role_.shared().stage_empty[index_][stage.index], WaitKind::kStageEmpty,
+                 stage.index);
     stage_cursor_.advance();
   }
 

@@ -14,12 +14,19 @@ class TraceScope {
  public:
   template <class InstructionSlot>
   TERRAZZO_GROUP_FN TraceScope(typename M::Role& role, const StepParams& params,
-                         const InstructionSlot& slot)
+                               const InstructionSlot& slot)
       : role_(role), enabled_(params.trace != 0) {
     if (enabled_) {
-      event_ = {M::now_ns(), 0, role.waited_ns(), slot.position, slot.layer,
-                static_cast<uint16_t>(role.sm()), static_cast<uint8_t>(role.gpu()), role.kind(),
-                slot.instruction.opcode, 0};
+      event_ = {M::now_ns(),
+                0,
+                role.waited_ns(),
+                slot.position,
+                slot.layer,
+                static_cast<uint16_t>(role.sm()),
+                static_cast<uint8_t>(role.gpu()),
+                role.kind(),
+                slot.instruction.opcode,
+                0};
     }
   }
   TraceScope(const TraceScope&) = delete;

@@ -9,8 +9,8 @@
 
 namespace terrazzo::host {
 
-/// The failure, then each blocked role: its instruction, what it waits for, value seen and wanted, and the
-/// instructions that signal the counter.
+/// The failure, then each blocked role: its instruction, what it waits for, value seen and wanted,
+/// and the instructions that signal the counter.
 std::string diagnosis(const Launch& launch, const LoweredStep& step);
 
 }  // namespace terrazzo::host

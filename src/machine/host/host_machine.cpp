@@ -57,7 +57,10 @@ void HostMachine::AlignedDelete::operator()(std::byte* pointer) const {
 
 HostMachine::HostMachine(const ModelShape& shape, const StepLimits& limits,
                          const HostOptions& options)
-    : shape_(shape), limits_(limits), options_(options), layout_(heap_layout(shape, limits)),
+    : shape_(shape),
+      limits_(limits),
+      options_(options),
+      layout_(heap_layout(shape, limits)),
       models_(shape.world) {
   check(options.num_sms > 0, "host machine", "num_sms must be at least 1");
   for (uint32_t gpu = 0; gpu < shape.world; ++gpu) {

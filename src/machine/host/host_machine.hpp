@@ -47,8 +47,8 @@ class HostMachine {
   /// Runs a step on threads, for speed. Throws LaunchError.
   void run(const LoweredStep& step);
 
-  /// Runs a step under the adversary: every role a fiber of this thread, copies that land when the seed
-  /// says, every access checked. Throws LaunchError.
+  /// Runs a step under the adversary: every role a fiber of this thread, copies that land when the
+  /// seed says, every access checked. Throws LaunchError.
   void run_checked(const LoweredStep& step, const CheckOptions& options,
                    AccessObserver observer = {});
 
@@ -56,7 +56,8 @@ class HostMachine {
   void set_trace(bool enabled) { trace_ = enabled; }
   const std::vector<TraceEvent>& events() const { return events_; }
 
-  /// The SM, role, instruction and layer of an agent in access observations of the last checked launch.
+  /// The SM, role, instruction and layer of an agent in access observations of the last checked
+  /// launch.
   const Role& agent(uint32_t agent) const;
 
   /// Sampled tokens and logits of the last step, as GPU 0 and the owners hold them.
@@ -83,7 +84,7 @@ class HostMachine {
   std::vector<StepParams> params_;        // of the step in progress, by GPU
   std::vector<HeapShadow> shadows_;       // made at the first checked run
   uint32_t checked_launches_ = 0;
-  bool ran_unchecked_ = false;            // since the last checked run
+  bool ran_unchecked_ = false;  // since the last checked run
   uint32_t bank_ = 0;
   bool trace_ = false;
   std::vector<std::vector<TraceEvent>> sm_events_;

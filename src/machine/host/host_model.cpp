@@ -63,8 +63,7 @@ void HostModel::step_checked(const StepRequest& request, const CheckOptions& opt
 }
 
 std::vector<std::string> HostModel::verify(const StepRequest& request) const {
-  const LoweredStep step =
-      lower(request, machine_.shape(), machine_.limits(), {options_.num_sms});
+  const LoweredStep step = lower(request, machine_.shape(), machine_.limits(), {options_.num_sms});
   std::vector<std::string> out;
   for (const Problem& problem : terrazzo::verify(step, machine_.shape(), machine_.limits())) {
     out.push_back(problem.text);

@@ -1,4 +1,5 @@
-// An mbarrier: arrivals and expected bytes make a phase; waiters test the parity of the phase they want.
+// An mbarrier: arrivals and expected bytes make a phase; waiters test the parity of the phase they
+// want.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +39,8 @@ class Barrier {
     complete_if_done();
   }
 
-  // Vector clocks of the checked machine: what a completed phase publishes, and what the open one gathers.
+  // Vector clocks of the checked machine: what a completed phase publishes, and what the open one
+  // gathers.
   std::vector<uint32_t> clock;
   std::vector<uint32_t> next_clock;
 

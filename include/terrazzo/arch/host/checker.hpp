@@ -1,7 +1,8 @@
 // The checked machine's view of memory: who wrote and read what when, and copies that land late.
 //
-// Every role is an agent with a vector clock. A release publishes the clock, an acquire joins it; an access
-// that is not ordered after the last conflicting one by these clocks is an error, whatever the interleaving.
+// Every role is an agent with a vector clock. A release publishes the clock, an acquire joins it;
+// an access that is not ordered after the last conflicting one by these clocks is an error,
+// whatever the interleaving.
 #pragma once
 
 #include <algorithm>
@@ -15,10 +16,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "terrazzo/arch/host/barrier.hpp"
 #include "terrazzo/core/check.hpp"
 #include "terrazzo/core/heap.hpp"
 #include "terrazzo/core/math.hpp"
-#include "terrazzo/arch/host/barrier.hpp"
 
 namespace terrazzo::host {
 
@@ -38,12 +39,12 @@ enum class Lateness : uint8_t { kRandom, kLate, kEager };
 
 /// Protocol steps that a test can leave out, to see that the machine notices.
 struct PlantedFaults {
-  bool no_proxy_fence = false;   // consumers publish a stage without the proxy fence
-  bool no_acquire = false;       // counters are polled without acquire
-  bool no_load_fence = false;    // loaders copy after an acquire without the proxy fence
-  bool no_full_wait = false;     // consumers use a slot before its full barrier
-  bool no_store_wait = false;    // storers signal before their stores are complete
-  bool double_arrival = false;   // consumers arrive twice on an empty barrier
+  bool no_proxy_fence = false;  // consumers publish a stage without the proxy fence
+  bool no_acquire = false;      // counters are polled without acquire
+  bool no_load_fence = false;   // loaders copy after an acquire without the proxy fence
+  bool no_full_wait = false;    // consumers use a slot before its full barrier
+  bool no_store_wait = false;   // storers signal before their stores are complete
+  bool double_arrival = false;  // consumers arrive twice on an empty barrier
 };
 
 struct CheckOptions {
@@ -73,8 +74,8 @@ struct ShadowCell {
   uint8_t valid = 0;  // a bit for each 4-byte word
 };
 
-/// The shadow of one GPU's heap. Buffers that live from step to step stay valid; all others start each
-/// launch as poison.
+/// The shadow of one GPU's heap. Buffers that live from step to step stay valid; all others start
+/// each launch as poison.
 class HeapShadow {
  public:
   HeapShadow(const std::byte* base, const HeapLayout& layout)
@@ -85,7 +86,9 @@ class HeapShadow {
   bool contains(const std::byte* pointer) const {
     return pointer >= base_ && pointer < base_ + layout_.total_bytes;
   }
-  uint64_t offset_of(const std::byte* pointer) const { return static_cast<uint64_t>(pointer - base_); }
+  uint64_t offset_of(const std::byte* pointer) const {
+    return static_cast<uint64_t>(pointer - base_);
+  }
   ShadowCell& cell(uint64_t offset) { return cells_[offset / kShadowBytes]; }
 
   void mark_valid(uint64_t offset, uint64_t bytes) {
@@ -139,7 +142,10 @@ class Checker {
  public:
   Checker(std::vector<HeapShadow>& shadows, const CheckOptions& options, uint32_t launch,
           uint32_t num_agents)
-      : options(options), random(options.seed), shadows_(shadows), launch_(launch),
+      : options(options),
+        random(options.seed),
+        shadows_(shadows),
+        launch_(launch),
         num_agents_(num_agents) {}
 
   const CheckOptions options;
@@ -254,7 +260,8 @@ class Checker {
     return "gpu " + std::to_string(&shadow - shadows_.data()) + " " + shadow.describe(offset);
   }
 
-  void observe(uint32_t agent, const HeapShadow& shadow, uint64_t offset, uint64_t bytes, bool write) {
+  void observe(uint32_t agent, const HeapShadow& shadow, uint64_t offset, uint64_t bytes,
+               bool write) {
     if (observer) {
       observer(agent, static_cast<uint32_t>(&shadow - shadows_.data()), offset, bytes, write);
     }

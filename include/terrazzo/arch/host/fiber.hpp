@@ -17,8 +17,8 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-// The race detector keeps a call stack of its own for each fiber: no instrumented call may enter on one
-// fiber and leave on another.
+// The race detector keeps a call stack of its own for each fiber: no instrumented call may enter on
+// one fiber and leave on another.
 #define TERRAZZO_SWITCHES_STACK [[gnu::noinline, gnu::no_sanitize_thread]]
 
 namespace terrazzo::host {
@@ -103,7 +103,8 @@ class Fiber {
 #endif
 #if defined(__SANITIZE_ADDRESS__)
     void* fake = nullptr;
-    __sanitizer_start_switch_fiber(self->done_ ? nullptr : &fake, self->asan_bottom_, self->asan_size_);
+    __sanitizer_start_switch_fiber(self->done_ ? nullptr : &fake, self->asan_bottom_,
+                                   self->asan_size_);
 #endif
     exchange(self->place_, self->caller_);
 #if defined(__SANITIZE_ADDRESS__)
@@ -112,7 +113,8 @@ class Fiber {
   }
 
  private:
-  static constexpr size_t kStackBytes = 1024 * 1024;  // two 64 KB accumulators and room; mapped lazily
+  static constexpr size_t kStackBytes =
+      1024 * 1024;  // two 64 KB accumulators and room; mapped lazily
 
   struct Place {
     void* words[5];  // what __builtin_setjmp wants

@@ -68,15 +68,15 @@ struct Machine {
 
   /// Calls f(i) for i < count, spread over the lanes of the group.
   template <class F>
-  static void for_each_lane(uint32_t count, F f) {
+  static void for_each_lane(const Role&, uint32_t count, F f) {
     for (uint32_t i = 0; i < count; ++i) {
       f(i);
     }
   }
 
   /// The controller puts an instruction, or the end of the queue, into the ring.
-  static void write_instruction(InstructionSlot& slot, const QueuePlace& place, uint32_t position,
-                                bool end) {
+  static void write_instruction(Role&, InstructionSlot& slot, const QueuePlace& place,
+                                uint32_t position, bool end) {
     slot.end = end;
     slot.position = position;
     slot.layer = place.layer;

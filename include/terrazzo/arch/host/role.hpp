@@ -29,11 +29,11 @@ struct PendingCopy {
   std::byte* target;
   const std::byte* source;
   uint32_t bytes;
-  uint32_t epoch;        // of the issuing role, at issue
-  Barrier* full;         // loads: the barrier that counts the bytes; stores: null
+  uint32_t epoch;  // of the issuing role, at issue
+  Barrier* full;   // loads: the barrier that counts the bytes; stores: null
   std::vector<bool>* valid;
-  uint32_t valid_from;   // word in `valid`
-  uint32_t position;     // in the queue, of the instruction that issued it
+  uint32_t valid_from;           // word in `valid`
+  uint32_t position;             // in the queue, of the instruction that issued it
   std::vector<std::byte> taken;  // stores: the bytes, once read out of the stage
 };
 
@@ -93,8 +93,7 @@ class Role {
   // --- barriers of this SM ---
 
   void wait(Barrier& barrier, uint32_t parity, WaitKind kind, uint32_t index) {
-    block([&] { blocked_ = {&barrier, parity, nullptr, 0, 0, nullptr}; },
-          {kind, index, 0, parity});
+    block([&] { blocked_ = {&barrier, parity, nullptr, 0, 0, nullptr}; }, {kind, index, 0, parity});
     if (checked()) {
       join(clock_, barrier.clock);
       held_slots_ |= kind == WaitKind::kSlotFull ? 1u << index : 0u;
@@ -170,8 +169,15 @@ class Role {
       fail("protocol", describe(), " loads ", checker_->place_of(source), " into slot ", slot,
            " after an acquire without the proxy fence");
     }
-    copies_->pending.push_back({this, target, source, bytes, clock_[agent_], &full,
-                                &shadow_->slot_valid[slot], slot_offset / kWordBytes, position(),
+    copies_->pending.push_back({this,
+                                target,
+                                source,
+                                bytes,
+                                clock_[agent_],
+                                &full,
+                                &shadow_->slot_valid[slot],
+                                slot_offset / kWordBytes,
+                                position(),
                                 {}});
     if (checker_->options.lateness == Lateness::kEager) {
       land_all();
@@ -270,9 +276,9 @@ class Role {
   }
 
   std::string describe() const {
-    return current_ == nullptr ? name()
-                               : describe(current_->instruction.opcode, current_->layer,
-                                          current_->position);
+    return current_ == nullptr
+               ? name()
+               : describe(current_->instruction.opcode, current_->layer, current_->position);
   }
 
   /// In an instruction that it may have left since.

@@ -27,13 +27,13 @@ struct SharedStorage {
   float stage_vectors[kNumConsumers][kStagesPerConsumer][kStageVectorElems];
   InstructionSlot instructions[kInstructionRing];
 
-  Barrier slot_full[kNumSlots];    // loader's arrival and the bytes of its copies; consumers wait
-  Barrier slot_empty[kNumSlots];   // one arrival a consumer; the loader waits
+  Barrier slot_full[kNumSlots];   // loader's arrival and the bytes of its copies; consumers wait
+  Barrier slot_empty[kNumSlots];  // one arrival a consumer; the loader waits
   Barrier stage_full[kNumConsumers][kStagesPerConsumer];   // the consumer arrives; its storer waits
   Barrier stage_empty[kNumConsumers][kStagesPerConsumer];  // the storer arrives; its consumer waits
   Barrier instruction_full[kInstructionRing];   // the controller arrives; five roles wait
   Barrier instruction_empty[kInstructionRing];  // five roles arrive; the controller waits
-  Barrier claim;                                // the loader arrives when nearly done; the controller waits
+  Barrier claim;  // the loader arrives when nearly done; the controller waits
 
   void init() {
     for (uint32_t i = 0; i < kNumSlots; ++i) {
@@ -57,7 +57,8 @@ struct SharedStorage {
 /// What the checked machine knows about an SM's shared memory.
 struct SharedShadow {
   std::vector<bool> slot_valid[kNumSlots];  // a bit for each 4-byte word
-  bool stage_dirty[kNumConsumers][kStagesPerConsumer] = {};  // written, not yet fenced for the copy engine
+  bool stage_dirty[kNumConsumers][kStagesPerConsumer] =
+      {};  // written, not yet fenced for the copy engine
 
   SharedShadow() {
     for (auto& valid : slot_valid) {

@@ -8,8 +8,8 @@
 
 namespace terrazzo::host {
 
-/// An input slot. Every read goes through `read`, which on the checked machine refuses bytes that have not
-/// landed or that nobody wrote.
+/// An input slot. Every read goes through `read`, which on the checked machine refuses bytes that
+/// have not landed or that nobody wrote.
 struct Slot {
   std::byte* data;
   uint32_t index;

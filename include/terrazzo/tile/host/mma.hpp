@@ -15,8 +15,8 @@ inline void clear(Accumulator& acc, uint32_t rows) {
   }
 }
 
-/// acc[rows, panels * 64] += A[rows, 64] * B[panels * 64, 64]^T. A: rows from `a_row` of slot `a`; B: the
-/// adjacent slots `b0`, `b1`, two panels each. Done at the next `mma_wait`.
+/// acc[rows, panels * 64] += A[rows, 64] * B[panels * 64, 64]^T. A: rows from `a_row` of slot `a`;
+/// B: the adjacent slots `b0`, `b1`, two panels each. Done at the next `mma_wait`.
 inline void mma_async(Accumulator& acc, const Slot& a, uint32_t a_row, const Slot& b0,
                       const Slot& b1, uint32_t rows, uint32_t panels) {
   if (rows == 0) {
@@ -31,8 +31,8 @@ inline void mma_async(Accumulator& acc, const Slot& a, uint32_t a_row, const Slo
   gemm_panel(acc.values[0], kColTile, a_tile, b_tile, rows, panels * kPanelCols);
 }
 
-/// The same with few tokens: tokens at byte `token_offset` of slot `tokens`, one or two weight panels at
-/// byte `weight_offset` of slot `weights`, for output columns from `first_panel` * 64 on.
+/// The same with few tokens: tokens at byte `token_offset` of slot `tokens`, one or two weight
+/// panels at byte `weight_offset` of slot `weights`, for output columns from `first_panel` * 64 on.
 inline void mma_small_async(Accumulator& acc, uint32_t first_panel, const Slot& tokens,
                             uint32_t token_offset, const Slot& weights, uint32_t weight_offset,
                             uint32_t rows, uint32_t panels) {

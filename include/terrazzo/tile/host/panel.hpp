@@ -31,8 +31,7 @@ inline void add_lines(RowVector& vector, const Slot& slot, uint32_t lines, uint3
 /// Sums of squares -> 1 / sqrt(mean + eps).
 inline void rstd(RowVector& vector, uint32_t hidden, float eps, uint32_t rows) {
   for (uint32_t row = 0; row < rows; ++row) {
-    vector.values[row] =
-        1.0f / std::sqrt(vector.values[row] / static_cast<float>(hidden) + eps);
+    vector.values[row] = 1.0f / std::sqrt(vector.values[row] / static_cast<float>(hidden) + eps);
   }
 }
 
@@ -51,8 +50,8 @@ inline void clear(Panel& panel, uint32_t rows) {
 /// Rows from `first_row` of a slot that holds bf16 rows as memory has them, not swizzled.
 inline void load_plain_rows(Panel& out, const Slot& slot, uint32_t first_row, uint32_t rows) {
   for (uint32_t row = 0; row < rows; ++row) {
-    const auto* const source = reinterpret_cast<const bf16*>(
-        slot.read((first_row + row) * kRowBytes, kRowBytes));
+    const auto* const source =
+        reinterpret_cast<const bf16*>(slot.read((first_row + row) * kRowBytes, kRowBytes));
     for (uint32_t col = 0; col < kPanelCols; ++col) {
       out.values[row][col] = to_float(source[col]);
     }
@@ -67,8 +66,8 @@ inline Panel take_panel(const Accumulator& acc, uint32_t panel, uint32_t rows) {
   return out;
 }
 
-/// silu(gate) * up of output panel `panel`: its columns lie in panels 2 * panel and 2 * panel + 1, gate
-/// and up alternating in runs of kPairRun.
+/// silu(gate) * up of output panel `panel`: its columns lie in panels 2 * panel and 2 * panel + 1,
+/// gate and up alternating in runs of kPairRun.
 inline Panel take_gated_panel(const Accumulator& acc, uint32_t panel, uint32_t rows) {
   Panel out;
   for (uint32_t row = 0; row < rows; ++row) {
@@ -86,8 +85,8 @@ inline Panel take_gated_panel(const Accumulator& acc, uint32_t panel, uint32_t r
   return out;
 }
 
-/// Rotary embedding of head panel `head_panel`: in each 16 columns, 8 first halves and their 8 second
-/// halves. `table_of(row)` gives the row's head_dim / 2 cosines, then as many sines.
+/// Rotary embedding of head panel `head_panel`: in each 16 columns, 8 first halves and their 8
+/// second halves. `table_of(row)` gives the row's head_dim / 2 cosines, then as many sines.
 template <class TableOf>
 inline void rotate(Panel& panel, uint32_t head_panel, uint32_t head_dim, uint32_t rows,
                    TableOf table_of) {
@@ -119,7 +118,8 @@ inline void add_tile(Panel& panel, const Slot& slot, uint32_t first_row, uint32_
   }
 }
 
-/// Rounds the panel into the stage. Row r is swizzled for row `target_row(r)` of the tile it will land in.
+/// Rounds the panel into the stage. Row r is swizzled for row `target_row(r)` of the tile it will
+/// land in.
 template <class TargetRow>
 inline void store_panel(Stage& stage, const Panel& panel, uint32_t rows, TargetRow target_row) {
   for (uint32_t row = 0; row < rows; ++row) {
@@ -129,8 +129,8 @@ inline void store_panel(Stage& stage, const Panel& panel, uint32_t rows, TargetR
   }
 }
 
-/// Sum of squares of each rounded row of the stage, into its vector. The stage's rows must be swizzled by
-/// their own index.
+/// Sum of squares of each rounded row of the stage, into its vector. The stage's rows must be
+/// swizzled by their own index.
 inline void sum_squares(Stage& stage, uint32_t rows) {
   for (uint32_t row = 0; row < rows; ++row) {
     stage.vector[row] = sum_squares_row(stage.tile, row);

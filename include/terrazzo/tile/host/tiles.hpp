@@ -1,4 +1,5 @@
-// Register tiles of the host machine. A consumer's rows are 0 .. 63, whichever operand is the weight.
+// Register tiles of the host machine. A consumer's rows are 0 .. 63, whichever operand is the
+// weight.
 #pragma once
 
 #include "terrazzo/core/geometry.hpp"

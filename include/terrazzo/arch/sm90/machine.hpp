@@ -1,0 +1,96 @@
+// The Hopper machine as `instructions/` and `vm/` see it: the types and operations of one SM.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "terrazzo/arch/sm90/role.hpp"
+#include "terrazzo/core/program.hpp"
+
+namespace terrazzo::sm90 {
+
+/// An input slot, by shared-memory address.
+struct Slot {
+  uint32_t data;
+  uint32_t index;
+};
+
+/// An output stage: a tile of 64 rows of 128 bytes and a small vector beside it.
+struct Stage {
+  uint32_t tile;     // address
+  float* vector;     // [64]
+  uint32_t barrier;  // named barrier of the consumer that owns it
+  uint32_t index;
+};
+
+/// Named barrier of a consumer's warpgroup (0 is __syncthreads).
+__device__ __forceinline__ uint32_t consumer_barrier(uint32_t consumer) { return 1 + consumer; }
+inline constexpr uint32_t kConsumerThreads = kWarpsPerConsumer * kWarpThreads;
+
+struct Machine {
+  using Role = sm90::Role;
+  using Slot = sm90::Slot;
+  using Stage = sm90::Stage;
+
+  static constexpr uint32_t kInstructionRing = sm90::kInstructionRing;
+
+  static __device__ __forceinline__ Slot slot(Role& role, uint32_t index) {
+    return {shared_address(role.shared().slots) + index * kSlotBytes, index};
+  }
+
+  static __device__ __forceinline__ void begin_fill(Role&, uint32_t) {}
+
+  static __device__ __forceinline__ Stage stage(Role& role, uint32_t consumer, uint32_t index) {
+    const uint32_t place = consumer * kStagesPerConsumer + index;
+    return {shared_address(role.shared().stages) + place * kStageBytes,
+            role.shared().stage_vectors[consumer][index], consumer_barrier(consumer), index};
+  }
+
+  static __device__ __forceinline__ Stage begin_stage(Role& role, uint32_t consumer,
+                                                      uint32_t index) {
+    return stage(role, consumer, index);
+  }
+
+  static __device__ __forceinline__ void fence_stage(Role&, uint32_t, uint32_t) {
+    fence_proxy_async_shared();
+  }
+
+  static __device__ __forceinline__ uint32_t vector_bytes(const Stage& stage, uint32_t first) {
+    return shared_address(stage.vector + first);
+  }
+
+  static __device__ __forceinline__ void store(Role& role, uint32_t, const Stage&,
+                                               std::byte* target, uint32_t source, uint32_t bytes) {
+    role.store_async(target, source, bytes);
+  }
+
+  static __device__ __forceinline__ bool is_elected(const Role& role) { return role.lane() == 0; }
+
+  template <class F>
+  static __device__ __forceinline__ void for_each_lane(const Role& role, uint32_t count, F f) {
+    for (uint32_t i = role.lane(); i < count; i += kWarpThreads) {
+      f(i);
+    }
+  }
+
+  static __device__ __forceinline__ void write_instruction(Role& role, InstructionSlot& slot,
+                                                           const QueuePlace& place,
+                                                           uint32_t position, bool end) {
+    if (!end) {
+      auto* const target = reinterpret_cast<uint32_t*>(&slot.instruction);
+      target[role.lane()] = reinterpret_cast<const uint32_t*>(place.instruction)[role.lane()];
+      static_assert(sizeof(Instruction) == kWarpThreads * sizeof(uint32_t));
+    }
+    if (role.lane() == 0) {
+      slot.end = end ? 1 : 0;
+      slot.position = position;
+      slot.layer = place.layer;
+    }
+  }
+
+  static __device__ __forceinline__ void expect_done(const Role&, uint32_t) {}
+
+  static __device__ __forceinline__ uint64_t now_ns() { return globaltimer_ns(); }
+};
+
+}  // namespace terrazzo::sm90

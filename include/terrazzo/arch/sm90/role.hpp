@@ -1,0 +1,203 @@
+// One role of an SM: a warp or a warpgroup, and its half of each synchronisation.
+//
+// Every wait has a deadline. The first role to give up reports and raises the abort flag; from then
+// on all operations of all roles do nothing, so that every role comes to the end of its instruction
+// and leaves.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "terrazzo/arch/sm90/bulk_copy.hpp"
+#include "terrazzo/arch/sm90/counter.hpp"
+#include "terrazzo/arch/sm90/fence.hpp"
+#include "terrazzo/arch/sm90/launch_view.hpp"
+#include "terrazzo/arch/sm90/shared_storage.hpp"
+#include "terrazzo/arch/sm90/special.hpp"
+#include "terrazzo/core/roles.hpp"
+#include "terrazzo/core/trace_event.hpp"
+
+namespace terrazzo::sm90 {
+
+/// The host machine's planted faults do not exist here.
+struct NoFaults {
+  static constexpr bool no_full_wait = false;
+  static constexpr bool double_arrival = false;
+};
+
+class Role {
+ public:
+  __device__ __forceinline__ Role(SharedStorage& shared, const LaunchView& launch, RoleKind kind,
+                                  uint32_t sm, uint32_t lane)
+      : shared_(shared), launch_(launch), kind_(kind), sm_(sm), lane_(lane) {}
+
+  __device__ __forceinline__ SharedStorage& shared() { return shared_; }
+  __device__ __forceinline__ uint32_t lane() const { return lane_; }
+  __device__ __forceinline__ uint32_t gpu() const { return launch_.gpu; }
+  __device__ __forceinline__ uint32_t sm() const { return sm_; }
+  __device__ __forceinline__ RoleKind kind() const { return kind_; }
+  __device__ __forceinline__ bool aborted() const { return aborted_; }
+  __device__ __forceinline__ bool checked() const { return false; }
+  static constexpr __device__ NoFaults faults() { return {}; }
+  __device__ __forceinline__ void set_current(const InstructionSlot* slot) { current_ = slot; }
+
+  // --- barriers of this SM ---
+
+  __device__ __forceinline__ void wait(Barrier& barrier, uint32_t parity, WaitKind kind,
+                                       uint32_t index) {
+    const uint32_t address = shared_address(&barrier);
+    if (aborted_ || mbarrier_try_wait_parity(address, parity)) {
+      return;
+    }
+    const uint64_t begin = globaltimer_ns();
+    while (!mbarrier_try_wait_parity(address, parity)) {
+      if (give_up(begin, kind, index, 0, parity)) {
+        return;
+      }
+    }
+  }
+
+  /// One arrival for each warp of the group, once all its lanes are here.
+  __device__ __forceinline__ void arrive(Barrier& barrier, WaitKind, uint32_t) {
+    __syncwarp();
+    if (lane_ == 0 && !aborted_) {
+      mbarrier_arrive(shared_address(&barrier));
+    }
+  }
+
+  __device__ __forceinline__ void arrive_expecting(Barrier& barrier, uint32_t bytes, WaitKind,
+                                                   uint32_t) {
+    __syncwarp();
+    if (lane_ == 0 && !aborted_) {
+      mbarrier_arrive_expect(shared_address(&barrier), bytes);
+    }
+    __syncwarp();
+  }
+
+  // --- counters ---
+
+  __device__ __forceinline__ void acquire(const uint32_t* first, uint32_t count, uint32_t target,
+                                          WaitKind kind, uint32_t index) {
+    const uint64_t begin = globaltimer_ns();
+    for (uint32_t i = lane_; i < count && !aborted_; i += kWarpThreads) {
+      for (uint32_t seen = load_acquire(first + i); seen < target; seen = load_acquire(first + i)) {
+        if (give_up(begin, kind, index + i, seen, target)) {
+          break;
+        }
+      }
+    }
+    aborted_ = __any_sync(~0u, aborted_);
+  }
+
+  /// Makes what was acquired visible to this role's copies.
+  __device__ __forceinline__ void fence_acquired() { fence_proxy_async(); }
+
+  __device__ __forceinline__ void release_add(uint32_t* counter, uint32_t increment) {
+    __syncwarp();
+    if (lane_ == 0 && !aborted_) {
+      if (launch_.world == 1) {
+        red_release_add_gpu(counter, increment);
+      } else {
+        red_release_add_sys(counter, increment);
+      }
+    }
+  }
+
+  __device__ __forceinline__ uint32_t claim(uint32_t* head) {
+    uint32_t position = 0;
+    if (lane_ == 0) {
+      position = aborted_ ? ~0u : atom_add_relaxed_gpu(head, 1);
+    }
+    return __shfl_sync(~0u, position, 0);
+  }
+
+  // --- copies ---
+
+  /// By the calling lane.
+  __device__ __forceinline__ void load_async(uint32_t target, const std::byte* source,
+                                             uint32_t bytes, Barrier& full, uint32_t, uint32_t) {
+    if (!aborted_) {
+      bulk_load_async(target, source, bytes, shared_address(&full));
+    }
+  }
+
+  __device__ __forceinline__ void store_async(std::byte* target, uint32_t source, uint32_t bytes) {
+    if (!aborted_) {
+      bulk_store_async(target, source, bytes);
+    }
+  }
+
+  __device__ __forceinline__ void wait_stores_read() {
+    bulk_commit_group();
+    bulk_wait_group_read();
+    __syncwarp();
+  }
+
+  __device__ __forceinline__ void wait_stores_written() {
+    bulk_commit_group();
+    bulk_wait_group();
+    __syncwarp();
+  }
+
+  // --- trace ---
+
+  __device__ __forceinline__ uint64_t waited_ns() const { return 0; }
+
+  __device__ __forceinline__ void record(const TraceEvent& event) {
+    if (lane_ == 0) {
+      const uint32_t index = atom_add_relaxed_gpu(launch_.trace.count, 1);
+      if (index < launch_.trace.capacity) {
+        launch_.trace.events[index] = event;
+      }
+    }
+  }
+
+ private:
+  __device__ __forceinline__ uint32_t load_acquire(const uint32_t* counter) const {
+    return launch_.world == 1 ? ld_acquire_gpu(counter) : ld_acquire_sys(counter);
+  }
+
+  /// True when the launch is over for this role: another raised the flag, or the time is up. Not a
+  /// member function of its state, so that the role itself stays in registers.
+  __device__ __forceinline__ bool give_up(uint64_t begin, WaitKind kind, uint32_t index,
+                                          uint32_t seen, uint32_t wanted) {
+    if (ld_relaxed_sys(launch_.abort_flag) != 0) {
+      aborted_ = true;
+    } else if (globaltimer_ns() - begin > launch_.watchdog_ns) {
+      raise_abort(launch_, current_, sm_, kind_, kind, index, seen, wanted);
+      aborted_ = true;
+    }
+    return aborted_;
+  }
+
+  static __device__ __noinline__ void raise_abort(const LaunchView& launch,
+                                                  const InstructionSlot* current, uint32_t sm,
+                                                  RoleKind role, WaitKind kind, uint32_t index,
+                                                  uint32_t seen, uint32_t wanted) {
+    WatchdogReport& report = *launch.report;
+    if (atomicCAS_system(&report.raised, 0u, 1u) == 0u) {
+      report.gpu = launch.gpu;
+      report.sm = sm;
+      report.role = static_cast<uint32_t>(role);
+      report.position = current != nullptr ? current->position : ~0u;
+      report.layer = current != nullptr ? current->layer : 0;
+      report.opcode = current != nullptr ? static_cast<uint32_t>(current->instruction.opcode) : ~0u;
+      report.wait_kind = static_cast<uint32_t>(kind);
+      report.index = index;
+      report.seen = seen;
+      report.wanted = wanted;
+      __threadfence_system();
+    }
+    st_relaxed_sys(launch.abort_flag, 1u);
+  }
+
+  SharedStorage& shared_;
+  const LaunchView& launch_;
+  RoleKind kind_;
+  uint32_t sm_;
+  uint32_t lane_;  // in its warp
+  bool aborted_ = false;
+  const InstructionSlot* current_ = nullptr;
+};
+
+}  // namespace terrazzo::sm90

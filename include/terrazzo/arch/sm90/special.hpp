@@ -1,0 +1,41 @@
+// Special registers, register budgets, and single-precision approximations.
+#pragma once
+
+#include <cstdint>
+
+namespace terrazzo::sm90 {
+
+/// PTX: %globaltimer, nanoseconds, coarse
+__device__ __forceinline__ uint64_t globaltimer_ns() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now)::"memory");
+  return now;
+}
+
+/// PTX: setmaxnreg.dec, by a whole warpgroup
+template <int kRegisters>
+__device__ __forceinline__ void setmaxnreg_dec() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+/// PTX: setmaxnreg.inc, by a whole warpgroup
+template <int kRegisters>
+__device__ __forceinline__ void setmaxnreg_inc() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+/// Two fp32 rounded to nearest even, `low` in the lower half. PTX: cvt.rn.bf16x2
+__device__ __forceinline__ uint32_t pack_bf16x2(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+/// 2^x. PTX: ex2.approx.ftz
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+}  // namespace terrazzo::sm90

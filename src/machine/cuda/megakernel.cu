@@ -1,0 +1,67 @@
+// The megakernel: every SM runs the role loops until the step's queue is empty.
+#include "machine/cuda/check_cuda.hpp"
+#include "machine/cuda/megakernel.hpp"
+#include "terrazzo/instructions/set.hpp"
+#include "terrazzo/tile/sm90/machine.hpp"
+#include "terrazzo/vm/interpreter.hpp"
+
+namespace terrazzo::cuda {
+namespace {
+
+using Machine = sm90::TileMachine;
+
+constexpr int kServiceRegisters = 40;
+constexpr int kConsumerRegisters = 232;
+static_assert(128 * kServiceRegisters + 256 * kConsumerRegisters <= 64 * 1024);
+
+__global__ void __launch_bounds__(kBlockThreads, 1)
+    megakernel(const __grid_constant__ StepParams params,
+               const __grid_constant__ sm90::LaunchView launch) {
+  extern __shared__ std::byte storage[];
+  auto& shared = *reinterpret_cast<sm90::SharedStorage*>(storage);
+  if (threadIdx.x == 0) {
+    shared.init();
+  }
+  __syncthreads();
+  const uint32_t warp = threadIdx.x / sm90::kWarpThreads;
+  const uint32_t lane = threadIdx.x % sm90::kWarpThreads;
+  const auto role_of = [&](RoleKind kind) {
+    return sm90::Role(shared, launch, kind, blockIdx.x, lane);
+  };
+  if (warp < 4) {
+    sm90::setmaxnreg_dec<kServiceRegisters>();
+    if (warp == 0) {
+      auto role = role_of(RoleKind::kController);
+      run_controller<Machine>(role, params);
+    } else if (warp == 1) {
+      auto role = role_of(RoleKind::kLoader);
+      run_loader<Machine, LlamaInstructions>(role, params);
+    } else {
+      const uint32_t index = warp - 2;
+      auto role = role_of(index == 0 ? RoleKind::kStorer0 : RoleKind::kStorer1);
+      run_storer<Machine, LlamaInstructions>(role, params, index);
+    }
+  } else {
+    sm90::setmaxnreg_inc<kConsumerRegisters>();
+    const uint32_t index = warp / 4 - 1;
+    auto role = role_of(index == 0 ? RoleKind::kConsumer0 : RoleKind::kConsumer1);
+    run_consumer<Machine, LlamaInstructions>(role, params, index);
+  }
+}
+
+}  // namespace
+
+void prepare_megakernel() {
+  check_cuda(cudaFuncSetAttribute(megakernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  sizeof(sm90::SharedStorage)));
+  cudaFuncAttributes attributes{};
+  check_cuda(cudaFuncGetAttributes(&attributes, megakernel));
+}
+
+void launch_megakernel(const StepParams& params, const sm90::LaunchView& launch, uint32_t blocks,
+                       cudaStream_t stream) {
+  megakernel<<<blocks, kBlockThreads, sizeof(sm90::SharedStorage), stream>>>(params, launch);
+  check_cuda(cudaGetLastError());
+}
+
+}  // namespace terrazzo::cuda
