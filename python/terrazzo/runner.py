@@ -76,9 +76,7 @@ class ModelRunner:
         self.max_model_len = min(max_model_len or config.max_position, config.max_position)
         pages_each = -(-self.max_model_len // PAGE_TOKENS)
         self.num_pages = num_pages if num_pages is not None else 4 * pages_each
-        self.max_logit_rows = (
-            max_logit_rows if max_logit_rows is not None else min(self.max_sequences, 64)
-        )
+        self.max_logit_rows = max_logit_rows if max_logit_rows is not None else self.max_sequences
         if num_sms is None:
             num_sms = max(1, (os.cpu_count() or 1) // gpus)
         shape = ModelShape(
