@@ -42,6 +42,11 @@ struct GemmStream {
   static constexpr uint32_t kWeightSlotsPerTokens = 8;
   static_assert(kWeightSlotsPerTokens + 1 < kNumSlots);
 
+  // --- plain ---
+  constexpr TERRAZZO_GROUP_FN uint32_t first_panels() const {
+    return panels < kPanelsPerSlot ? panels : kPanelsPerSlot;
+  }
+
   // --- small ---
   constexpr TERRAZZO_GROUP_FN uint32_t token_bytes() const {
     return round_up(rows, 8u) * kRowBytes;
@@ -68,43 +73,48 @@ struct GemmStream {
   }
 };
 
-/// Streams weights and tokens. `wait_tokens()` is called once, as late as the token copies allow;
-/// `tokens_of(k)` is the [128, 64] tile of k panel `k` of the rows.
-template <class M, class TokensOf, class WaitTokens>
-TERRAZZO_GROUP_FN void load_gemm(Loader<M>& loader, const WeightView& weight, uint32_t layer,
-                                 TokensOf tokens_of, WaitTokens wait_tokens) {
-  const GemmStream stream(loader.instruction());
-  const uint32_t first_panel = loader.instruction().args.gemm.first_panel;
-  const auto least = [](uint32_t a, uint32_t b) TERRAZZO_LAMBDA { return a < b ? a : b; };
-  wait_tokens();
+template <class M>
+TERRAZZO_GROUP_FN void load_plain(Loader<M>& loader, const GemmStream& stream,
+                                  const std::byte* weights, uint64_t weight_stride,
+                                  const std::byte* tokens) {
+  const uint32_t token_bytes = stream.rows * kRowBytes;
+  const uint32_t first_bytes = stream.first_panels() * kHalfPanelBytes;
+  const uint32_t second_bytes = stream.panels * kHalfPanelBytes - first_bytes;
   for (uint32_t k = 0; k < stream.k_panels; ++k) {
-    if (!stream.small) {
-      const auto a = loader.fill(stream.rows * kRowBytes);
-      loader.copy(a, 0, tokens_of(k), stream.rows * kRowBytes);
-      for (uint32_t panel = 0; panel < kPanelsPerColTile; panel += GemmStream::kPanelsPerSlot) {
-        const uint32_t left = stream.panels > panel ? stream.panels - panel : 0;
-        const uint32_t bytes = least(left, GemmStream::kPanelsPerSlot) * kHalfPanelBytes;
-        const auto b = loader.fill(bytes);
-        if (bytes != 0) {
-          loader.copy(b, 0, weight.at(layer, first_panel + panel, k), bytes);
-        }
-      }
-      continue;
+    const auto a = loader.fill(token_bytes);
+    loader.copy(a, 0, tokens, token_bytes);
+    const auto b0 = loader.fill(first_bytes);
+    loader.copy(b0, 0, weights, first_bytes);
+    const auto b1 = loader.fill(second_bytes);
+    if (second_bytes != 0) {
+      loader.copy(b1, 0, weights + first_bytes, second_bytes);
     }
+    tokens += kPanelBytes;
+    weights += weight_stride;
+  }
+}
+
+template <class M>
+TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
+                                  const std::byte* weights, uint64_t weight_stride,
+                                  const std::byte* tokens) {
+  const auto least = [](uint32_t a, uint32_t b) TERRAZZO_LAMBDA { return a < b ? a : b; };
+  const uint32_t row_bytes = stream.rows * kRowBytes;
+  for (uint32_t k = 0; k < stream.k_panels; ++k, weights += weight_stride) {
     if (k % stream.k_per_token_slot() == 0) {
       const uint32_t count = least(stream.k_per_token_slot(), stream.k_panels - k);
-      const auto tokens = loader.fill(count * stream.rows * kRowBytes);
+      const auto slot = loader.fill(count * row_bytes);
       for (uint32_t i = 0; i < count; ++i) {
-        loader.copy(tokens, i * stream.token_bytes(), tokens_of(k + i), stream.rows * kRowBytes);
+        loader.copy(slot, i * stream.token_bytes(), tokens + (k + i) * uint64_t{kPanelBytes},
+                    row_bytes);
       }
     }
     if (stream.panels == 1) {
       if (k % stream.k_per_weight_slot() == 0) {
         const uint32_t count = least(stream.k_per_weight_slot(), stream.k_panels - k);
-        const auto weights = loader.fill(count * kHalfPanelBytes);
+        const auto slot = loader.fill(count * kHalfPanelBytes);
         for (uint32_t i = 0; i < count; ++i) {
-          loader.copy(weights, i * kHalfPanelBytes, weight.at(layer, first_panel, k + i),
-                      kHalfPanelBytes);
+          loader.copy(slot, i * kHalfPanelBytes, weights + i * weight_stride, kHalfPanelBytes);
         }
       }
       continue;
@@ -112,9 +122,26 @@ TERRAZZO_GROUP_FN void load_gemm(Loader<M>& loader, const WeightView& weight, ui
     for (uint32_t panel = 0; panel < stream.panels; panel += GemmStream::kPanelsPerSlot) {
       const uint32_t bytes =
           least(stream.panels - panel, GemmStream::kPanelsPerSlot) * kHalfPanelBytes;
-      const auto weights = loader.fill(bytes);
-      loader.copy(weights, 0, weight.at(layer, first_panel + panel, k), bytes);
+      const auto slot = loader.fill(bytes);
+      loader.copy(slot, 0, weights + panel * kHalfPanelBytes, bytes);
     }
+  }
+}
+
+/// Streams weights and tokens. `tokens`: the [128, 64] tile of the rows' first k panel; the others
+/// follow it. The addresses advance by constant strides: the loader has no time to work them out
+/// for each slot.
+template <class M>
+TERRAZZO_GROUP_FN void load_gemm(Loader<M>& loader, const WeightView& weight, uint32_t layer,
+                                 const std::byte* tokens) {
+  const GemmStream stream(loader.instruction());
+  const std::byte* const weights = weight.at(layer, loader.instruction().args.gemm.first_panel, 0);
+  const uint64_t weight_stride = static_cast<uint64_t>(
+      weight.at(layer, loader.instruction().args.gemm.first_panel, 1) - weights);
+  if (stream.small) {
+    load_small(loader, stream, weights, weight_stride, tokens);
+  } else {
+    load_plain(loader, stream, weights, weight_stride, tokens);
   }
 }
 

@@ -14,7 +14,8 @@ struct LmHead {
   static constexpr uint32_t kStageCols = kRowBytes / sizeof(float);
   static constexpr uint32_t kStagesPerPanel = kPanelCols / kStageCols;
 
-  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction, const StepParams&) {
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
+                                                    const StepParams&) {
     return GemmStream(instruction).slots(0);
   }
 
@@ -22,13 +23,9 @@ struct LmHead {
   static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
-    load_gemm(
-        loader, params.model.matrix(Matrix::kLmHead), 0,
-        [&](uint32_t k) TERRAZZO_LAMBDA {
-          return tile_address(params, params.gpu, Buffer::kCompact, args.row_block, args.k_panels,
-                              k);
-        },
-        [&]() TERRAZZO_LAMBDA { loader.wait_all(); });
+    loader.wait_all();
+    load_gemm(loader, params.model.matrix(Matrix::kLmHead), 0,
+              tile_address(params, params.gpu, Buffer::kCompact, args.row_block, args.k_panels, 0));
   }
 
   template <class M>
@@ -74,8 +71,9 @@ struct LmHead {
       const uint64_t index =
           (uint64_t{first_row + i} * shape.world + params.gpu) * shape.vocab_tiles() +
           args.first_panel / kPanelsPerColTile;
-      storer.store_from_lane(params.address(owner, Buffer::kCandidates, index * sizeof(Candidate)), stage,
-                   static_cast<uint32_t>(i * sizeof(Candidate)), sizeof(Candidate));
+      storer.store_from_lane(params.address(owner, Buffer::kCandidates, index * sizeof(Candidate)),
+                             stage, static_cast<uint32_t>(i * sizeof(Candidate)),
+                             sizeof(Candidate));
     });
     storer.release(stage);
     if (!any_has_slot(infos, span.count)) {
@@ -92,15 +90,15 @@ struct LmHead {
             args.first_panel;
         const uint64_t index = panel * kStagesPerPanel + piece;
         storer.store_from_lane(params.address(owner, Buffer::kLogits, index * kRowBytes), logits,
-                     i * kRowBytes, kRowBytes);
+                               i * kRowBytes, kRowBytes);
       });
       storer.release(logits);
     }
   }
 
  private:
-  static TERRAZZO_GROUP_FN const LogitInfo* logit_infos(const StepParams& params, const GemmArgs& args,
-                                                  RowSpan span) {
+  static TERRAZZO_GROUP_FN const LogitInfo* logit_infos(const StepParams& params,
+                                                        const GemmArgs& args, RowSpan span) {
     return params.tables.logit_rows + args.row_block * kRowBlock + span.begin;
   }
 

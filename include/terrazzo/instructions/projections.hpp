@@ -25,12 +25,9 @@ struct ProjectResidual {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
     const uint32_t input_block = kIsO ? params.shape.owned_index(args.row_block) : args.row_block;
-    load_gemm(
-        loader, params.model.matrix(kMatrix), loader.layer(),
-        [&](uint32_t k) TERRAZZO_LAMBDA {
-          return tile_address(params, params.gpu, kInput, input_block, args.k_panels, k);
-        },
-        [&]() TERRAZZO_LAMBDA { loader.wait_all(); });
+    loader.wait_all();
+    load_gemm(loader, params.model.matrix(kMatrix), loader.layer(),
+              tile_address(params, params.gpu, kInput, input_block, args.k_panels, 0));
     for (uint32_t p = 0; p < args.panels; ++p) {
       const auto slot = loader.fill(args.rows * kRowBytes);
       loader.copy(slot, 0,
@@ -79,12 +76,9 @@ struct GateUpSilu {
   static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
-    load_gemm(
-        loader, params.model.matrix(Matrix::kGateUp), loader.layer(),
-        [&](uint32_t k) TERRAZZO_LAMBDA {
-          return tile_address(params, params.gpu, Buffer::kX1, args.row_block, args.k_panels, k);
-        },
-        [&]() TERRAZZO_LAMBDA { loader.wait_all(); });
+    loader.wait_all();
+    load_gemm(loader, params.model.matrix(Matrix::kGateUp), loader.layer(),
+              tile_address(params, params.gpu, Buffer::kX1, args.row_block, args.k_panels, 0));
     load_lines(loader, Buffer::kSumSqX1, args.row_block, args.rows);
   }
 
@@ -127,12 +121,9 @@ struct DownPartial {
   static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
-    load_gemm(
-        loader, params.model.matrix(Matrix::kDown), loader.layer(),
-        [&](uint32_t k) TERRAZZO_LAMBDA {
-          return tile_address(params, params.gpu, Buffer::kAct, args.row_block, args.k_panels, k);
-        },
-        [&]() TERRAZZO_LAMBDA { loader.wait_all(); });
+    loader.wait_all();
+    load_gemm(loader, params.model.matrix(Matrix::kDown), loader.layer(),
+              tile_address(params, params.gpu, Buffer::kAct, args.row_block, args.k_panels, 0));
   }
 
   template <class M>

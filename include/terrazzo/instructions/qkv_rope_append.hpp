@@ -35,12 +35,9 @@ struct QkvRopeAppend {
   static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
-    load_gemm(
-        loader, params.model.matrix(Matrix::kQkv), loader.layer(),
-        [&](uint32_t k) TERRAZZO_LAMBDA {
-          return tile_address(params, params.gpu, Buffer::kX, args.row_block, args.k_panels, k);
-        },
-        [&]() TERRAZZO_LAMBDA { loader.wait_all(); });
+    loader.wait_all();
+    load_gemm(loader, params.model.matrix(Matrix::kQkv), loader.layer(),
+              tile_address(params, params.gpu, Buffer::kX, args.row_block, args.k_panels, 0));
     load_lines(loader, Buffer::kSumSqX, args.row_block, args.rows);
   }
 
