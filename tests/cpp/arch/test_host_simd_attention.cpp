@@ -203,6 +203,33 @@ TERRAZZO_TEST(tokens_beyond_the_limit_do_not_matter_even_if_nan) {
   check_all_splits(poisoned, limits, expected, "poisoned");
 }
 
+TERRAZZO_TEST(a_nan_value_reaches_the_rows_that_see_it_and_no_others) {
+  Problem problem(10, 1);
+  const auto limits = ragged_limits();
+  for (uint32_t token = 30; token < kPageTokens; ++token) {
+    problem.v[1].fill_row(token, kNan);
+  }
+  const State expected = expected_state(problem, limits);
+  CHECK(!std::isnan(expected.out[29 * 64]) && std::isnan(expected.out[30 * 64]));
+  check_all_splits(problem, limits, expected, "NaN value");
+}
+
+TERRAZZO_TEST(scores_of_minus_infinity_weigh_nothing) {
+  Problem problem(11, 1);
+  for (uint32_t row = 0; row < kMaxRows; ++row) {
+    problem.q.set(row, 0, 1.0f);
+  }
+  for (uint32_t token = 0; token < kPageTokens; ++token) {
+    problem.k[0].set(token, 0, -kInf);
+  }
+  const std::vector<std::vector<uint32_t>> limits(kPages, std::vector<uint32_t>(kMaxRows, 64));
+  const std::vector<std::vector<uint32_t>> one_page(1, limits[0]);
+  const State nothing = expected_state(problem, one_page);
+  CHECK(nothing.sum[0] == 0.0f && nothing.max[0] == -kInf && nothing.out[0] == 0.0f);
+  check_all_splits(problem, one_page, nothing, "all -inf");
+  check_all_splits(problem, limits, expected_state(problem, limits), "first page -inf");
+}
+
 TERRAZZO_TEST(a_nan_query_stays_in_its_row) {
   Problem problem(5, 1);
   problem.q.set(9, 3, kNan);

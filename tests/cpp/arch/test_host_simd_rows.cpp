@@ -161,6 +161,23 @@ TERRAZZO_TEST(every_fp32_pattern_class_rounds_as_to_bf16) {
   }
 }
 
+TERRAZZO_TEST(nans_of_any_payload_stay_nan_when_rounded) {
+  const uint32_t patterns[] = {0x7f800001u, 0xff800001u, 0x7f80ffffu, 0x7fffffffu,
+                               0xffffffffu, 0x7fc00000u, 0x7f800000u, 0xff800000u};
+  float values[kPanelCols];
+  for (uint32_t col = 0; col < kPanelCols; ++col) {
+    values[col] = std::bit_cast<float>(patterns[col % 8]);
+  }
+  for (const SimdLevel level : supported_levels()) {
+    Tile tile(1);
+    host::kernels(level).round_store_row(tile.data(), 0, values, kPanelCols);
+    for (uint32_t col = 0; col < kPanelCols; ++col) {
+      CHECK_EQ(std::isnan(tile.get(0, col)), std::isnan(values[col]));
+      CHECK(std::isnan(values[col]) || tile.get(0, col) == values[col]);
+    }
+  }
+}
+
 TERRAZZO_TEST(row_helpers_use_the_swizzle_and_stop_at_cols) {
   Random random(5);
   Tile tile(16);
