@@ -1,0 +1,562 @@
+// Sampling and gather verbs of the Hopper machine against the host machine's, verb by verb.
+//
+// test_sampling_tiles [seed]
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "machine/cuda/check_cuda.hpp"
+#include "sampling_twin.hpp"
+#include "terrazzo/tile/sm90/gather.hpp"
+#include "terrazzo/tile/sm90/sampling.hpp"
+
+namespace terrazzo::testing {
+namespace {
+
+using cuda::check_cuda;
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr uint32_t kLogitsPerSlot = kSlotBytes / sizeof(float);
+constexpr uint32_t kCandidatesPerSlot = kSlotBytes / sizeof(Candidate);
+
+// Sums of 256 terms in (0, 1] by another tree and another exp2: a few units in the last place.
+constexpr double kSumTolerance = 2e-6;
+constexpr double kLogprobTolerance = 2e-5;
+
+// --- kernels: one warpgroup, one stage, one slot ---
+
+struct alignas(1024) Memory {
+  std::byte stage[kStageBytes];
+  std::byte slot[kSlotBytes];
+  float vector[kStageVectorElems];
+  float factors[kHalfRows];
+};
+
+constexpr uint32_t kBarrier = 1;
+
+__device__ sm90::Stage stage_of(Memory& memory) {
+  return {sm90::shared_address(memory.stage), memory.vector, kBarrier, 0};
+}
+__device__ sm90::Slot slot_of(Memory& memory) { return {sm90::shared_address(memory.slot), 0}; }
+
+__device__ void copy_bytes(void* target, const void* source, uint32_t bytes) {
+  __syncthreads();
+  for (uint32_t i = threadIdx.x; i < bytes / 4; i += blockDim.x) {
+    static_cast<uint32_t*>(target)[i] = static_cast<const uint32_t*>(source)[i];
+  }
+  __syncthreads();
+}
+
+/// [rows][256] logits as a product of token rows, or of weight rows, leaves them.
+__device__ __forceinline__ void load_logits(sm90::Accumulator& acc, const float* logits) {
+  const sm90::ThreadPlace place = sm90::thread_place();
+#pragma unroll
+  for (uint32_t i = 0; i < kColTile / 2; ++i) {
+    acc.values[i] =
+        logits[(place.row + i % 4 / 2 * 8) * kColTile + i / 4 * 8 + place.pair + i % 2];
+  }
+}
+
+__device__ __forceinline__ void load_logits(sm90::SmallAccumulator& acc, const float* logits) {
+  const sm90::ThreadPlace place = sm90::thread_place();
+#pragma unroll
+  for (uint32_t panel = 0; panel < kPanelsPerColTile; ++panel) {
+#pragma unroll
+    for (uint32_t i = 0; i < sm90::kSmallTokensPerConsumer / 2; ++i) {
+      acc.values[panel][i] = logits[(i / 4 * 8 + place.pair + i % 2) * kColTile +
+                                    panel * kPanelCols + place.row + i % 4 / 2 * 8];
+    }
+  }
+}
+
+struct CandidateRun {
+  const float* logits;  // [64][256]
+  const LogitInfo* infos;
+  uint32_t rows;
+  uint32_t columns;
+  uint32_t first_id;
+  uint32_t vocab;
+  std::byte* stages;  // [1 + 8][kStageBytes]: candidates, then 32 columns each
+  long long* cycles;
+};
+
+template <class Acc>
+__global__ void __launch_bounds__(128) run_candidates(const __grid_constant__ CandidateRun run) {
+  __shared__ Memory memory;
+  Acc acc;
+  load_logits(acc, run.logits);
+  sm90::Stage stage = stage_of(memory);
+  __syncthreads();
+  const long long begin = clock64();
+  find_candidates(stage, acc, run.rows, run.columns, run.first_id, run.vocab, run.infos);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    *run.cycles = clock64() - begin;
+  }
+  copy_bytes(run.stages, memory.stage, kStageBytes);
+#pragma unroll 1
+  for (uint32_t piece = 0; piece < 8; ++piece) {
+    store_plain_columns(stage, acc, piece * 32, run.rows);
+    copy_bytes(run.stages + (1 + piece) * kStageBytes, memory.stage, kStageBytes);
+  }
+}
+
+struct SampleRun {
+  const Candidate* candidates;  // [rows][tiles]
+  const float* logits;          // [rows][vocab rounded up to 4]
+  const LogitInfo* infos;
+  uint32_t rows;
+  uint32_t tiles;
+  uint32_t vocab;
+  SampledToken* tokens;
+  long long* cycles;  // of the verbs on logits
+};
+
+/// As sample's consumer: several rows' candidates in a slot, or a part of a row's.
+__global__ void __launch_bounds__(128) run_sample(const __grid_constant__ SampleRun run) {
+  __shared__ Memory memory;
+  sm90::Stage stage = stage_of(memory);
+  const sm90::Slot slot = slot_of(memory);
+  long long cycles = 0;
+  clear_totals(stage, run.rows);
+  const uint32_t fit = max(kCandidatesPerSlot / run.tiles, 1u);
+  for (uint32_t row = 0; row < run.rows; row += fit) {
+    const uint32_t rows = min(fit, run.rows - row);
+    for (uint32_t first = 0; first < run.tiles; first += kCandidatesPerSlot) {
+      const uint32_t count = min(kCandidatesPerSlot, run.tiles - first);
+      copy_bytes(memory.slot, run.candidates + uint64_t{row} * run.tiles + first,
+                 rows * count * sizeof(Candidate));
+      fold_candidates(stage, row, rows, slot, 0, count);
+    }
+  }
+  const uint64_t row_logits = round_up(run.vocab, 4u);
+  for (uint32_t row = 0; row < run.rows; ++row) {
+    TokenFilter filter{};
+    for (uint32_t pass = 0; pass < filter_passes(run.infos[row], run.vocab); ++pass) {
+      for (uint32_t first = 0; first < run.vocab; first += kLogitsPerSlot) {
+        const uint32_t count = min(kLogitsPerSlot, run.vocab - first);
+        copy_bytes(memory.slot, run.logits + row * row_logits + first,
+                   round_up(count, 4u) * sizeof(float));
+        const long long begin = clock64();
+        if (first == 0) {
+          begin_pass(filter, stage, row, pass, run.infos[row], run.vocab);
+        }
+        add_logits(filter, stage, slot, first, count, run.infos[row]);
+        if (first + kLogitsPerSlot >= run.vocab) {
+          end_pass(filter, stage, row, run.infos[row]);
+        }
+        __syncthreads();
+        cycles += clock64() - begin;
+      }
+    }
+  }
+  finish_tokens(stage, run.rows);
+  if (threadIdx.x == 0) {
+    *run.cycles = cycles;
+  }
+  copy_bytes(run.tokens, memory.stage + kTokensOffset, run.rows * sizeof(SampledToken));
+}
+
+struct GatherRun {
+  const float* sums;
+  const uint32_t* sources;
+  const bf16* tile;
+  const bf16* weight;
+  uint32_t lines;
+  uint32_t slot_rows;
+  uint32_t first_row;
+  uint32_t rows;
+  uint32_t hidden;
+  float eps;
+  std::byte* out;
+};
+
+__global__ void __launch_bounds__(128) run_gather(const __grid_constant__ GatherRun run) {
+  __shared__ Memory memory;
+  sm90::Stage stage = stage_of(memory);
+  const sm90::Slot slot = slot_of(memory);
+  sm90::RowVector factors{memory.factors, kBarrier};
+  for (uint32_t i = threadIdx.x; i < kStageBytes / 4; i += blockDim.x) {
+    reinterpret_cast<uint32_t*>(memory.stage)[i] = 0;
+  }
+  const auto source = [&](uint32_t row) TERRAZZO_LAMBDA { return run.sources[row]; };
+  clear(factors);
+  copy_bytes(memory.slot, run.sums, run.lines * run.slot_rows * 4 * sizeof(float));
+  add_gathered_lines(factors, slot, run.lines, run.slot_rows, run.first_row, run.rows,
+                     [&](uint32_t row) TERRAZZO_LAMBDA { return source(row) % 4; });
+  rstd(factors, run.hidden, run.eps, run.rows);
+  copy_bytes(memory.slot, run.tile, run.slot_rows * kRowBytes);
+  sm90::Panel panel;
+  load_gathered_rows(panel, slot, run.first_row, run.rows, source);
+  scale_panel(panel, factors, run.weight, run.rows);
+  store_panel(stage, panel, run.rows, [](uint32_t row) TERRAZZO_LAMBDA { return row; });
+  copy_bytes(run.out, memory.stage, kStageBytes);
+}
+
+// --- host side ---
+
+/// An array on the device.
+template <class T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(size_t size) : size_(size) {
+    check_cuda(cudaMalloc(&data_, std::max<size_t>(size, 1) * sizeof(T)));
+    check_cuda(cudaMemset(data_, 0xff, size * sizeof(T)));
+  }
+  explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) {
+    check_cuda(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
+  }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+  ~DeviceArray() { cudaFree(data_); }
+
+  T* get() { return data_; }
+  std::vector<T> read() const {
+    std::vector<T> values(size_);
+    check_cuda(cudaMemcpy(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));
+    return values;
+  }
+
+ private:
+  T* data_ = nullptr;
+  size_t size_;
+};
+
+void finish_kernel() {
+  check_cuda(cudaGetLastError());
+  check_cuda(cudaDeviceSynchronize());
+}
+
+/// Results of one group of cases.
+class Report {
+ public:
+  explicit Report(const char* name) : name_(name) {}
+
+  void check(bool good, const std::string& what) {
+    ++checks_;
+    if (!good && ++failures_ <= 5) {
+      std::printf("  %s: %s\n", name_, what.c_str());
+    }
+  }
+  bool finish() const {
+    std::printf("%s %s: %llu checks, %llu failures\n", failures_ == 0 && checks_ != 0 ? "PASS" : "FAIL",
+                name_, static_cast<unsigned long long>(checks_),
+                static_cast<unsigned long long>(failures_));
+    std::fflush(stdout);
+    return failures_ == 0 && checks_ != 0;
+  }
+
+ private:
+  const char* name_;
+  uint64_t checks_ = 0;
+  uint64_t failures_ = 0;
+};
+
+using Random = std::mt19937;
+
+bool same_float(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+
+bool near(float a, float b, double tolerance) {
+  return same_float(a, b) ||
+         std::abs(double{a} - double{b}) <= tolerance * std::max(1.0, std::abs(double{b}));
+}
+
+enum class Logits { kPlain, kTies, kSpecial, kAllNaN, kAllLow, kFlat, kCount };
+
+std::vector<float> random_logits(Random& random, size_t count, Logits kind) {
+  std::normal_distribution<float> normal(0.0F, kind == Logits::kFlat ? 0.3F : 4.0F);
+  std::vector<float> logits(count);
+  for (float& logit : logits) {
+    logit = normal(random);
+    const uint32_t dice = random() % 16;
+    if (kind == Logits::kTies) {
+      logit = std::round(logit);  // -0 among them
+    } else if (kind == Logits::kSpecial) {
+      logit = dice == 0 ? kNaN : dice < 3 ? -kInf : logit;
+    } else if (kind == Logits::kAllNaN) {
+      logit = kNaN;
+    } else if (kind == Logits::kAllLow) {
+      logit = -kInf;
+    }
+  }
+  return logits;
+}
+
+LogitInfo random_info(Random& random) {
+  LogitInfo info{};
+  info.temperature = random() % 3 == 0 ? 0.0F : 0.05F * static_cast<float>(1 + random() % 40);
+  info.top_p = 1.0F;
+  info.seed = (uint64_t{random()} << 32) | random();
+  info.output_position = random() % 1000;
+  info.logits_slot = 0;
+  return info;
+}
+
+std::string describe(uint32_t row, const Candidate& seen, const Candidate& wanted) {
+  char text[256];
+  std::snprintf(text, sizeof text, "row %u: key %.9g id %u logit %.9g max %.9g sum %.9g, expected %.9g %u %.9g %.9g %.9g",
+                row, seen.key, seen.id, seen.logit, seen.max, seen.sum_exp, wanted.key, wanted.id,
+                wanted.logit, wanted.max, wanted.sum_exp);
+  return text;
+}
+
+struct CandidateCase {
+  std::vector<float> logits;  // [64][256]
+  std::vector<LogitInfo> infos;
+  uint32_t rows;
+  uint32_t columns;
+  uint32_t first_id;
+  uint32_t vocab;
+};
+
+struct CandidateResult {
+  std::vector<std::byte> stages;
+  long long cycles;
+
+  Candidate candidate(uint32_t row) const {
+    Candidate out;
+    std::memcpy(&out, stages.data() + row * sizeof(Candidate), sizeof out);
+    return out;
+  }
+  float plain(uint32_t row, uint32_t column) const {
+    float out;
+    std::memcpy(&out,
+                stages.data() + (1 + column / 32) * kStageBytes + row * kRowBytes +
+                    column % 32 * sizeof(float),
+                sizeof out);
+    return out;
+  }
+};
+
+template <class Acc>
+CandidateResult candidates_on_gpu(const CandidateCase& test) {
+  DeviceArray<float> logits(test.logits);
+  DeviceArray<LogitInfo> infos(test.infos);
+  DeviceArray<std::byte> stages(9 * kStageBytes);
+  DeviceArray<long long> cycles(1);
+  run_candidates<Acc><<<1, 128>>>({logits.get(), infos.get(), test.rows, test.columns,
+                                   test.first_id, test.vocab, stages.get(), cycles.get()});
+  finish_kernel();
+  return {stages.read(), cycles.read()[0]};
+}
+
+void check_candidates(Report& report, const CandidateCase& test, const CandidateResult& seen) {
+  const auto wanted = twin_candidates(test.logits, test.rows, test.columns, test.first_id,
+                                      test.vocab, test.infos);
+  for (uint32_t row = 0; row < test.rows; ++row) {
+    const Candidate got = seen.candidate(row);
+    const Candidate& want = wanted[row];
+    report.check(got.id == want.id && same_float(got.key, want.key) &&
+                     same_float(got.logit, want.logit) && same_float(got.max, want.max) &&
+                     near(got.sum_exp, want.sum_exp, kSumTolerance),
+                 describe(row, got, want));
+    bool equal = true;
+    for (uint32_t column = 0; column < kColTile; ++column) {
+      equal = equal && same_float(seen.plain(row, column), test.logits[row * kColTile + column]);
+    }
+    report.check(equal, "row " + std::to_string(row) + ": plain columns differ");
+  }
+}
+
+bool test_candidates(Random& random) {
+  Report plain("find_candidates, token rows");
+  Report small("find_candidates, operands swapped");
+  Report equal("find_candidates, same bits in both shapes");
+  for (uint32_t round = 0; round < 150; ++round) {
+    const auto kind = static_cast<Logits>(round % static_cast<uint32_t>(Logits::kCount));
+    CandidateCase test;
+    test.rows = round % 2 == 0 ? 1 + random() % 32 : 1 + random() % kHalfRows;
+    test.columns = random() % 3 == 0 ? kPanelCols * (1 + random() % 4) : kColTile;
+    test.first_id = kColTile * (random() % 500);
+    const uint32_t ends[] = {test.first_id + 100000, test.first_id + 1 + static_cast<uint32_t>(random() % kColTile),
+                             test.first_id + kColTile, test.first_id};
+    test.vocab = ends[random() % 8 < 5 ? 0 : random() % 4];
+    test.logits = random_logits(random, size_t{kHalfRows} * kColTile, kind);
+    for (uint32_t row = 0; row < test.rows; ++row) {
+      test.infos.push_back(random_info(random));
+      for (uint32_t column = 0; column < kColTile; ++column) {
+        if (column >= test.columns || test.first_id + column >= test.vocab) {
+          test.logits[row * kColTile + column] = round % 5 == 0 ? kNaN : 1e30F;
+        }
+      }
+    }
+    const auto rows = candidates_on_gpu<sm90::Accumulator>(test);
+    check_candidates(plain, test, rows);
+    if (test.rows <= sm90::kSmallTokensPerConsumer) {
+      const auto swapped = candidates_on_gpu<sm90::SmallAccumulator>(test);
+      check_candidates(small, test, swapped);
+      equal.check(std::memcmp(rows.stages.data(), swapped.stages.data(),
+                              test.rows * sizeof(Candidate)) == 0,
+                  "round " + std::to_string(round));
+    }
+  }
+  const bool good[] = {plain.finish(), small.finish(), equal.finish()};
+  return good[0] && good[1] && good[2];
+}
+
+std::vector<SampledToken> sample_on_gpu(const std::vector<Candidate>& candidates,
+                                        const std::vector<float>& logits, uint32_t vocab,
+                                        const std::vector<LogitInfo>& infos, long long* cycles) {
+  const auto rows = static_cast<uint32_t>(infos.size());
+  const size_t row_logits = round_up(vocab, 4U);
+  std::vector<float> padded(rows * row_logits, 1e30F);
+  for (size_t row = 0; row < rows; ++row) {
+    std::memcpy(&padded[row * row_logits], &logits[row * vocab], vocab * sizeof(float));
+  }
+  DeviceArray<Candidate> candidate_array(candidates);
+  DeviceArray<float> logit_array(padded);
+  DeviceArray<LogitInfo> info_array(infos);
+  DeviceArray<SampledToken> tokens(rows);
+  DeviceArray<long long> cycle_array(1);
+  run_sample<<<1, 128>>>({candidate_array.get(), logit_array.get(), info_array.get(), rows,
+                          static_cast<uint32_t>(candidates.size()) / rows, vocab, tokens.get(),
+                          cycle_array.get()});
+  finish_kernel();
+  if (cycles != nullptr) {
+    *cycles = cycle_array.read()[0];
+  }
+  return tokens.read();
+}
+
+std::vector<Candidate> all_candidates(const std::vector<float>& logits, uint32_t vocab,
+                                      const std::vector<LogitInfo>& infos) {
+  std::vector<Candidate> out;
+  for (size_t row = 0; row < infos.size(); ++row) {
+    const auto found = twin_row_candidates(&logits[row * vocab], vocab, infos[row]);
+    out.insert(out.end(), found.begin(), found.end());
+  }
+  return out;
+}
+
+bool test_sample(Random& random) {
+  Report report("sample");
+  const uint32_t vocabs[] = {1, 5, 64, 255, 257, 1000, 4096, 4097, 20000, 140000};
+  for (uint32_t round = 0; round < 160; ++round) {
+    const uint32_t vocab = vocabs[round % 10];
+    const uint32_t rows = vocab > 10000 ? 1 + random() % 3 : 1 + random() % kHalfRows;
+    std::vector<float> logits;
+    std::vector<LogitInfo> infos;
+    for (uint32_t row = 0; row < rows; ++row) {
+      const auto kind = static_cast<Logits>(random() % static_cast<uint32_t>(Logits::kCount));
+      const auto values = random_logits(random, vocab, kind);
+      logits.insert(logits.end(), values.begin(), values.end());
+      LogitInfo info = random_info(random);
+      const uint32_t filter = random() % 4;
+      info.top_k = filter % 2 == 0 ? 0 : 1 + random() % (random() % 2 == 0 ? 60 : vocab + 2);
+      const float shares[] = {0.0F, 1e-6F, 0.9F, 0.999999F};
+      info.top_p = filter < 2            ? 1.0F
+                   : random() % 4 == 0 ? shares[random() % 4]
+                                       : 0.01F * static_cast<float>(1 + random() % 99);
+      infos.push_back(info);
+    }
+    const auto candidates = all_candidates(logits, vocab, infos);
+    const auto wanted = twin_sample(candidates, logits, vocab, infos);
+    const auto seen = sample_on_gpu(candidates, logits, vocab, infos, nullptr);
+    for (uint32_t row = 0; row < rows; ++row) {
+      char text[256];
+      std::snprintf(text, sizeof text,
+                    "vocab %u row %u of %u, temperature %g top_k %u top_p %g: token %d logprob %.9g, expected %d %.9g",
+                    vocab, row, rows, infos[row].temperature, infos[row].top_k, infos[row].top_p,
+                    seen[row].token, seen[row].logprob, wanted[row].token, wanted[row].logprob);
+      report.check(seen[row].token == wanted[row].token &&
+                       near(seen[row].logprob, wanted[row].logprob, kLogprobTolerance),
+                   text);
+    }
+  }
+  return report.finish();
+}
+
+bool test_gather(Random& random) {
+  Report report("gather_norm");
+  for (uint32_t round = 0; round < 60; ++round) {
+    GatherCase test;
+    test.slot_rows = 1 + random() % kRowBlock;
+    test.first_row = test.slot_rows > kHalfRows ? kHalfRows * (round % 2) : 0;
+    test.rows = std::min(test.slot_rows - test.first_row, kHalfRows);
+    test.lines = 1 + random() % (kSlotBytes / (test.slot_rows * 16));
+    test.hidden = 64 * test.lines;
+    test.eps = 1e-5F;
+    std::uniform_real_distribution<float> uniform(1.0F, 100.0F);
+    std::normal_distribution<float> normal(0.0F, 1.0F);
+    for (uint32_t i = 0; i < test.lines * test.slot_rows * 4; ++i) {
+      test.sums.push_back(uniform(random));
+    }
+    for (uint32_t row = 0; row < test.rows; ++row) {
+      test.sources.push_back(random() % 4096);
+    }
+    for (uint32_t i = 0; i < test.slot_rows * kPanelCols; ++i) {
+      test.tile.push_back(to_bf16(normal(random)));
+    }
+    for (uint32_t i = 0; i < kPanelCols; ++i) {
+      test.weight.push_back(to_bf16(normal(random)));
+    }
+    DeviceArray<float> sums(test.sums);
+    DeviceArray<uint32_t> sources(test.sources);
+    DeviceArray<bf16> tile(test.tile);
+    DeviceArray<bf16> weight(test.weight);
+    DeviceArray<std::byte> out(kStageBytes);
+    run_gather<<<1, 128>>>({sums.get(), sources.get(), tile.get(), weight.get(), test.lines,
+                            test.slot_rows, test.first_row, test.rows, test.hidden, test.eps,
+                            out.get()});
+    finish_kernel();
+    const auto wanted = twin_gather(test);
+    const auto seen = out.read();
+    report.check(std::memcmp(seen.data(), wanted.data(), kStageBytes) == 0,
+                 "lines " + std::to_string(test.lines) + ", rows " + std::to_string(test.rows) +
+                     " of " + std::to_string(test.slot_rows));
+  }
+  return report.finish();
+}
+
+/// What the verbs cost, in cycles of one SM; for information.
+void print_cycles(Random& random) {
+  for (const float temperature : {0.0F, 1.0F}) {
+    for (const uint32_t rows : {8U, 32U, 64U}) {
+      CandidateCase test{random_logits(random, size_t{kHalfRows} * kColTile, Logits::kPlain),
+                         {}, rows, kColTile, 0, 128256};
+      test.infos.assign(rows, {0, temperature, 0, 1.0F, 7, 3, kNoLogits});
+      const long long plain = candidates_on_gpu<sm90::Accumulator>(test).cycles;
+      const long long small =
+          rows <= 32 ? candidates_on_gpu<sm90::SmallAccumulator>(test).cycles : 0;
+      std::printf("find_candidates: %2u rows, temperature %g: %lld cycles, operands swapped %lld\n",
+                  rows, temperature, plain, small);
+    }
+  }
+  const uint32_t vocab = 128256;
+  const auto logits = random_logits(random, vocab, Logits::kPlain);
+  const LogitInfo kinds[] = {{0, 1.0F, 50, 1.0F, 7, 3, 0}, {0, 1.0F, 0, 0.9F, 7, 3, 0}};
+  for (const LogitInfo& info : kinds) {
+    long long cycles = 0;
+    sample_on_gpu(all_candidates(logits, vocab, {info}), logits, vocab, {info}, &cycles);
+    std::printf("sample: top_k %u, top_p %g, vocab %u: %lld cycles for %u passes\n", info.top_k,
+                info.top_p, vocab, cycles, filter_passes(info, vocab));
+  }
+}
+
+int run(uint32_t seed) {
+  Random random(seed);
+  const bool good[] = {test_gather(random), test_candidates(random), test_sample(random)};
+  print_cycles(random);
+  const bool all = good[0] && good[1] && good[2];
+  std::printf("%s\n", all ? "PASS" : "FAIL");
+  return all ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace terrazzo::testing
+
+int main(int argc, char** argv) {
+  try {
+    return terrazzo::testing::run(argc > 1 ? static_cast<uint32_t>(std::atoi(argv[1])) : 1);
+  } catch (const std::exception& error) {
+    std::printf("FAIL %s\n", error.what());
+    return 1;
+  }
+}
