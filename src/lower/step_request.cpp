@@ -11,7 +11,8 @@ namespace terrazzo {
 namespace {
 
 constexpr const char* kOp = "lower";
-constexpr uint32_t kMaxIncrement = 255;  // of one Signal
+constexpr uint32_t kMaxIncrement = 255;    // of one Signal
+constexpr uint32_t kMaxGroup = kHalfRows;  // query heads are the rows of a decode tile
 
 std::string degrees_of(uint32_t kv_heads) {
   std::string degrees;
@@ -145,6 +146,8 @@ void validate(const ModelShape& shape) {
             shape.num_heads % shape.num_kv_heads == 0,
         kOp, "expected heads to be a multiple of KV heads, got ", shape.num_heads, " and ",
         shape.num_kv_heads);
+  check(shape.group() <= kMaxGroup, kOp, "expected at most ", kMaxGroup,
+        " heads for each KV head, got ", shape.group());
   check(shape.world > 0 && shape.world <= kMaxGpus && shape.num_kv_heads % shape.world == 0, kOp,
         shape.world, " GPUs cannot share ", shape.num_kv_heads,
         " KV heads; degrees that can: ", degrees_of(shape.num_kv_heads));

@@ -98,6 +98,8 @@ TERRAZZO_TEST(bad_shapes_are_refused_by_name) {
   CHECK_THROWS(lower_with(&ModelShape::world, 3), "degrees that can: 1, 2, 4");
   CHECK_THROWS(lower_with(&ModelShape::head_dim, 96), "head dimension 64 or 128, got 96");
   CHECK_THROWS(lower_with(&ModelShape::num_heads, 6), "got 6 and 4");
+  CHECK_THROWS(lower_with(&ModelShape::num_heads, 4 * 65),
+               "at most 64 heads for each KV head, got 65");
   CHECK_THROWS(lower_with(&ModelShape::split_tokens, 100), "multiple of 64, got 100");
   CHECK_THROWS(lower_with(&ModelShape::hidden, 40000), "at most 32640, got 40000");
   CHECK_THROWS(lower_with(&ModelShape::num_layers, 0), "above 0");
