@@ -1,6 +1,7 @@
 #include "machine/host/scheduler.hpp"
 
 #include <thread>
+#include <utility>
 
 namespace terrazzo::host {
 namespace {
@@ -44,6 +45,7 @@ void run_round_robin(std::span<Sm* const> sms, Launch& launch) {
   size_t live = roles.size();
   uint32_t idle_rounds = 0;
   auto last_progress = std::chrono::steady_clock::now();
+  auto last_look = last_progress;
   while (live > 0 && !launch.aborted()) {
     bool progress = false;
     for (Role* const role : roles) {
@@ -58,7 +60,9 @@ void run_round_robin(std::span<Sm* const> sms, Launch& launch) {
       continue;
     }
     const auto now = std::chrono::steady_clock::now();
-    if (idle_rounds++ == 0) {
+    // Rounds are short: a long gap between two means that the whole process was stopped.
+    const bool stopped = now - std::exchange(last_look, now) > launch.watchdog() / 2;
+    if (idle_rounds++ == 0 || stopped) {
       last_progress = now;
     } else if (now - last_progress > launch.watchdog()) {
       launch.fail(FailureKind::kWatchdog, "no progress within the watchdog's limit",
