@@ -1,0 +1,321 @@
+// The ring's cursor: a loader and two consumers that walk the same instructions, with barriers as
+// the machines have them, in random interleavings.
+#include "terrazzo/vm/ring.hpp"
+
+#include <deque>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "check.hpp"
+#include "terrazzo/arch/host/barrier.hpp"
+
+namespace terrazzo {
+namespace {
+
+using testing::report_failure;
+
+constexpr uint32_t kLoader = kNumConsumers;  // agents: the consumers, then the loader
+
+/// An instruction, and how many slots of its stream a consumer holds back while it waits for the
+/// next.
+struct Plan {
+  SlotPlan slots;
+  uint32_t held;
+};
+
+/// What one consumer still has: which fill of which slot.
+struct Held {
+  uint32_t slot;
+  uint64_t fill;
+};
+
+/// How far one role has come.
+template <class Cursor>
+struct Agent {
+  Cursor cursor;
+  size_t plan = 0;    // of the program
+  uint32_t used = 0;  // slots of the plan
+  uint64_t fill = 0;  // slots in all
+  bool waiting = false;
+  SlotUse use{};
+  std::deque<Held> stream;
+  std::vector<Held> pins;
+  std::vector<SlotUse> trace;
+};
+
+/// Runs a program to its end in one random interleaving; empty, or what went wrong.
+template <class LoaderCursor, class ConsumerCursor>
+class Ring {
+ public:
+  Ring(const std::vector<Plan>& program, uint64_t seed) : program_(program), random_(seed) {
+    for (uint32_t slot = 0; slot < kNumSlots; ++slot) {
+      full_[slot].init(1);
+      empty_[slot].init(kNumConsumers);
+    }
+  }
+
+  std::string run() {
+    while (problem_.empty()) {
+      std::vector<uint32_t> ready;
+      for (uint32_t agent = 0; agent <= kLoader; ++agent) {
+        if (agent == kLoader ? can_go_on(loader_) : can_go_on(consumers_[agent])) {
+          ready.push_back(agent);
+        }
+      }
+      if (ready.empty()) {
+        return finished() ? ends_agree() : "deadlock";
+      }
+      const uint32_t agent = ready[random_() % ready.size()];
+      if (agent == kLoader) {
+        advance(loader_, [&](const SlotUse& use, uint64_t fill) { load(use, fill); });
+      } else {
+        auto& consumer = consumers_[agent];
+        advance(consumer, [&](const SlotUse& use, uint64_t fill) { consume(agent, use, fill); });
+      }
+    }
+    return problem_;
+  }
+
+ private:
+  template <class Cursor>
+  bool can_go_on(const Agent<Cursor>& agent) const {
+    if (!agent.waiting) {
+      return agent.plan < program_.size();
+    }
+    return static_cast<const void*>(&agent) == &loader_
+               ? empty_[agent.use.slot].test(agent.use.phase ^ 1U)
+               : full_[agent.use.slot].test(agent.use.phase);
+  }
+
+  /// First asks for the next slot, then, once it may, uses it.
+  template <class Cursor, class Use>
+  void advance(Agent<Cursor>& agent, const Use& use) {
+    const Plan& plan = program_[agent.plan];
+    if (agent.waiting) {
+      agent.waiting = false;
+      agent.trace.push_back(agent.use);
+      use(agent.use, agent.fill++);
+      return;
+    }
+    if (agent.used == 0) {
+      agent.cursor.begin(plan.slots);
+    }
+    if (agent.used == plan.slots.total()) {
+      release_all(agent);
+      ++agent.plan;
+      agent.used = 0;
+      return;
+    }
+    agent.use = agent.used < plan.slots.pins ? agent.cursor.pin() : agent.cursor.next();
+    ++agent.used;
+    agent.waiting = true;
+  }
+
+  void load(const SlotUse& use, uint64_t fill) {
+    for (const auto& consumer : consumers_) {
+      for (const Held& held : consumer.stream) {
+        expect(held.slot != use.slot, "a slot of the stream is overwritten while it is held");
+      }
+      for (const Held& held : consumer.pins) {
+        expect(held.slot != use.slot, "a pin is overwritten before its instruction ends");
+      }
+    }
+    expect(contents_[use.slot].readers == 0, "a slot is filled before both consumers saw the last");
+    contents_[use.slot] = {fill, kNumConsumers};
+    expect(full_[use.slot].arrive(), "the loader arrives twice");
+  }
+
+  void consume(uint32_t index, const SlotUse& use, uint64_t fill) {
+    auto& consumer = consumers_[index];
+    const Plan& plan = program_[consumer.plan];
+    Contents& contents = contents_[use.slot];
+    expect(contents.fill == fill && contents.readers > 0,
+           "a consumer sees another fill than its turn");
+    --contents.readers;
+    const bool pin = consumer.used <= plan.slots.pins;
+    pin ? consumer.pins.push_back({use.slot, fill}) : consumer.stream.push_back({use.slot, fill});
+    while (consumer.stream.size() > plan.held) {
+      // Not always the oldest first: the rule is only that the stream must not come round to it.
+      const size_t i = random_() % 4 == 0 ? 0 : consumer.stream.size() - plan.held - 1;
+      release(consumer.stream[i]);
+      consumer.stream.erase(consumer.stream.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+  }
+
+  void release(const Held& held) {
+    expect(contents_[held.slot].fill == held.fill, "a held slot changed");
+    expect(empty_[held.slot].arrive(), "a consumer arrives twice");
+  }
+
+  /// At the end of an instruction; the loader holds nothing.
+  template <class Cursor>
+  void release_all(Agent<Cursor>& agent) {
+    for (const Held& held : agent.stream) {
+      release(held);
+    }
+    for (const Held& held : agent.pins) {
+      release(held);
+    }
+    agent.stream.clear();
+    agent.pins.clear();
+  }
+
+  bool finished() const {
+    bool done = loader_.plan == program_.size();
+    for (const auto& consumer : consumers_) {
+      done = done && consumer.plan == program_.size();
+    }
+    return done;
+  }
+
+  /// All roles used the same slots in the same phases, and phases alternate.
+  std::string ends_agree() const {
+    uint32_t uses[kNumSlots] = {};
+    for (size_t i = 0; i < loader_.trace.size(); ++i) {
+      const SlotUse& use = loader_.trace[i];
+      if (use.phase != uses[use.slot]++ % 2) {
+        return "the phases of a slot do not alternate";
+      }
+      for (const auto& consumer : consumers_) {
+        if (consumer.trace[i].slot != use.slot || consumer.trace[i].phase != use.phase) {
+          return "roles use different slots";
+        }
+      }
+    }
+    for (const auto& consumer : consumers_) {
+      if (consumer.cursor.slot() != loader_.cursor.slot() ||
+          consumer.cursor.phases() != loader_.cursor.phases()) {
+        return "cursors end apart";
+      }
+    }
+    return {};
+  }
+
+  void expect(bool condition, const char* problem) {
+    if (!condition && problem_.empty()) {
+      problem_ = problem;
+    }
+  }
+
+  struct Contents {
+    uint64_t fill = 0;
+    uint32_t readers = 0;  // that have not seen it yet
+  };
+
+  const std::vector<Plan>& program_;
+  std::mt19937_64 random_;
+  host::Barrier full_[kNumSlots];
+  host::Barrier empty_[kNumSlots];
+  Contents contents_[kNumSlots];
+  Agent<LoaderCursor> loader_;
+  Agent<ConsumerCursor> consumers_[kNumConsumers];
+  std::string problem_;
+};
+
+/// Instructions of all kinds. A consumer may hold back as many slots as the stream has, less one:
+/// the loader needs one to go on.
+std::vector<Plan> random_program(uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<Plan> program(1 + random() % 12);
+  for (Plan& plan : program) {
+    const auto pins = static_cast<uint32_t>(random() % (kMaxPins + 1));
+    const auto stream = static_cast<uint32_t>(random() % 3 == 0 ? random() % 4 : random() % 101);
+    plan.slots = {random() % 2 == 0 ? 0 : pins, stream, random() % 2 == 0 ? 1U : 3U};
+    plan.held = static_cast<uint32_t>(random() % (kNumSlots - plan.slots.pins));
+  }
+  return program;
+}
+
+constexpr uint64_t kPrograms = 400;
+constexpr uint64_t kInterleavings = 5;  // of each
+
+TERRAZZO_TEST(every_fill_is_seen_once_in_order) {
+  for (uint64_t seed = 0; seed < kPrograms; ++seed) {
+    const std::vector<Plan> program = random_program(seed);
+    for (uint64_t i = 0; i < kInterleavings; ++i) {
+      const std::string problem = Ring<RingCursor, RingCursor>(program, seed * 100 + i).run();
+      if (!problem.empty()) {
+        report_failure(__FILE__, __LINE__,
+                       "program " + std::to_string(seed) + ", interleaving " +
+                           std::to_string(seed * 100 + i) + ": " + problem);
+      }
+    }
+  }
+}
+
+/// One slot more than the rule allows, and the ring stands still.
+TERRAZZO_TEST(who_holds_the_whole_stream_blocks_the_ring) {
+  for (uint32_t pins = 0; pins <= kMaxPins; ++pins) {
+    const uint32_t stream = kNumSlots - pins;
+    const auto run = [&](uint32_t held) {
+      const std::vector<Plan> program = {{{pins, 40, 1}, held}};
+      return Ring<RingCursor, RingCursor>(program, pins).run();
+    };
+    CHECK_EQ(run(stream - 1), std::string());
+    CHECK_EQ(run(stream), std::string("deadlock"));
+  }
+}
+
+// --- broken cursors: the test above must notice them ---
+
+struct PlainCursor {
+  void begin(const SlotPlan& plan) { slot_ = round_up(slot_, plan.align) % kNumSlots; }
+  SlotUse pin() { return next(); }
+  SlotUse next() {
+    const SlotUse use{slot_, phases_ >> slot_ & 1U};
+    phases_ ^= 1U << slot_;
+    slot_ = (slot_ + 1) % kNumSlots;
+    return use;
+  }
+  uint32_t slot() const { return slot_; }
+  uint32_t phases() const { return phases_; }
+
+  uint32_t slot_ = 0;
+  uint32_t phases_ = 0;
+};
+
+/// The loader takes alignment for what GEMMs alone do.
+struct UnalignedCursor : RingCursor {
+  void begin(const SlotPlan& plan) { RingCursor::begin({plan.pins, plan.stream, 1}); }
+};
+
+/// A phase bit for the whole ring.
+struct OnePhaseCursor : PlainCursor {
+  SlotUse pin() { return next(); }
+  SlotUse next() {
+    const uint32_t phase = phases_ & 1U;
+    const SlotUse use{slot_, phase};
+    slot_ = (slot_ + 1) % kNumSlots;
+    phases_ = slot_ == 0 ? phase ^ 1U : phase;
+    return use;
+  }
+};
+
+/// Pins are passed over one slot short.
+struct ShortSkipCursor : RingCursor {
+  void begin(const SlotPlan& plan) {
+    RingCursor::begin({plan.pins > 0 ? plan.pins - 1 : 0, plan.stream, plan.align});
+  }
+};
+
+template <class LoaderCursor, class ConsumerCursor>
+bool is_caught() {
+  for (uint64_t seed = 0; seed < kPrograms; ++seed) {
+    if (!Ring<LoaderCursor, ConsumerCursor>(random_program(seed), seed).run().empty()) {
+      return true;
+    }
+  }
+  return false;
+}
+
+TERRAZZO_TEST(broken_cursors_are_caught) {
+  CHECK((is_caught<PlainCursor, PlainCursor>()));
+  CHECK((is_caught<PlainCursor, RingCursor>()));
+  CHECK((is_caught<UnalignedCursor, RingCursor>()));
+  CHECK((is_caught<OnePhaseCursor, OnePhaseCursor>()));
+  CHECK((is_caught<ShortSkipCursor, ShortSkipCursor>()));
+}
+
+}  // namespace
+}  // namespace terrazzo
