@@ -18,6 +18,7 @@
 
 #include "terrazzo/arch/host/barrier.hpp"
 #include "terrazzo/core/check.hpp"
+#include "terrazzo/core/geometry.hpp"
 #include "terrazzo/core/heap.hpp"
 #include "terrazzo/core/math.hpp"
 
@@ -53,9 +54,8 @@ struct CheckOptions {
   PlantedFaults faults;
 };
 
-inline constexpr uint32_t kShadowBytes = 16;  // heap bytes of one shadow cell
-inline constexpr uint32_t kWordBytes = 4;     // bytes of one valid bit
-inline constexpr uint16_t kNoAgent = 0xffff;
+inline constexpr uint32_t kShadowBytes = kChunkBytes;  // of one shadow cell: the smallest copy
+inline constexpr uint32_t kNone = 0xffffffff;
 
 /// A role in an instruction.
 struct Accessor {
@@ -63,15 +63,18 @@ struct Accessor {
   uint32_t position;  // of the instruction in the queue
 };
 
+/// Who touched a cell, when by its own clock.
+struct Touch {
+  Accessor by = {kNone, 0};
+  uint32_t epoch = 0;
+};
+
 struct ShadowCell {
-  uint32_t launch = 0;  // that wrote or read it last; older epochs mean nothing
-  uint32_t write_epoch = 0;
-  uint32_t read_epoch = 0;
-  uint32_t write_position = 0;
-  uint32_t read_position = 0;
-  uint16_t writer = kNoAgent;
-  uint16_t reader = kNoAgent;
-  uint8_t valid = 0;  // a bit for each 4-byte word
+  uint32_t launch = 0;  // of the touches; those of older launches mean nothing
+  bool valid = false;   // somebody wrote it
+  Touch write;
+  Touch read;
+  uint32_t more_reads = kNone;  // other reads since the write that are not ordered before `read`
 };
 
 /// The shadow of one GPU's heap. Buffers that live from step to step stay valid; all others start
@@ -92,8 +95,8 @@ class HeapShadow {
   ShadowCell& cell(uint64_t offset) { return cells_[offset / kShadowBytes]; }
 
   void mark_valid(uint64_t offset, uint64_t bytes) {
-    for (uint64_t at = offset; at < offset + bytes; at += kWordBytes) {
-      cell(at).valid |= word_bit(at);
+    for (uint64_t at = offset; at < offset + bytes; at += kShadowBytes) {
+      cell(at).valid = true;
     }
   }
 
@@ -102,10 +105,6 @@ class HeapShadow {
     for (const Buffer buffer : kPersistent) {
       mark_valid(layout_.at(buffer), layout_.size(buffer));
     }
-  }
-
-  static uint8_t word_bit(uint64_t offset) {
-    return static_cast<uint8_t>(1u << (offset % kShadowBytes / kWordBytes));
   }
 
   bool persistent(uint64_t offset) const {
@@ -155,30 +154,22 @@ class Checker {
 
   uint32_t num_agents() const { return num_agents_; }
 
-  /// A copy out of the heap, issued by `by` when its clock was `clock`; sets a valid bit a word in
-  /// `valid` (or all, for memory outside the heaps: constants).
+  /// A copy out of the heap, issued by `by` when its clock was `clock`; tells of each cell whether
+  /// it is valid, from `valid` on (memory outside the heaps is: constants).
   void read(const Accessor& by, const Clock& clock, const std::byte* source, uint32_t bytes,
-            std::vector<bool>& valid, uint32_t valid_from) {
+            uint8_t* valid) {
     HeapShadow* const shadow = find(source);
     if (shadow == nullptr) {
-      std::fill_n(valid.begin() + valid_from, bytes / kWordBytes, true);
+      std::fill_n(valid, bytes / kShadowBytes, uint8_t{1});
       return;
     }
     const uint64_t begin = shadow->offset_of(source);
-    const uint32_t agent = by.agent;
-    observe(agent, *shadow, begin, bytes, false);
-    for (uint64_t at = begin; at < begin + bytes; at += kWordBytes) {
-      ShadowCell& cell = shadow->cell(at);
-      const bool current = cell.launch == launch_;
-      if (current && cell.writer != kNoAgent && cell.writer != agent) {
-        require_ordered(clock[cell.writer] >= cell.write_epoch, by, " reads ", *shadow, at,
-                        " write by ", {cell.writer, cell.write_position});
-      }
-      touch(cell, shadow->persistent(at));
-      valid[valid_from + (at - begin) / kWordBytes] = (cell.valid & HeapShadow::word_bit(at)) != 0;
-      cell.reader = static_cast<uint16_t>(agent);
-      cell.read_epoch = clock[agent];
-      cell.read_position = by.position;
+    observe(by.agent, *shadow, begin, bytes, false);
+    for (uint64_t at = begin; at < begin + bytes; at += kShadowBytes) {
+      ShadowCell& cell = open(*shadow, at);
+      require_ordered(cell.write, clock, by, " reads ", *shadow, at, " write by ");
+      *valid++ = cell.valid ? 1 : 0;
+      add_read(cell, clock, {by, clock[by.agent]});
     }
   }
 
@@ -188,25 +179,15 @@ class Checker {
       fail("race", name_of(by), " writes outside the heaps");
     }
     const uint64_t begin = shadow->offset_of(target);
-    const uint32_t agent = by.agent;
-    observe(agent, *shadow, begin, bytes, true);
-    for (uint64_t at = begin; at < begin + bytes; at += kWordBytes) {
-      ShadowCell& cell = shadow->cell(at);
-      if (cell.launch == launch_) {
-        if (cell.writer != kNoAgent && cell.writer != agent) {
-          require_ordered(clock[cell.writer] >= cell.write_epoch, by, " writes ", *shadow, at,
-                          " write by ", {cell.writer, cell.write_position});
-        }
-        if (cell.reader != kNoAgent && cell.reader != agent) {
-          require_ordered(clock[cell.reader] >= cell.read_epoch, by, " writes ", *shadow, at,
-                          " read by ", {cell.reader, cell.read_position});
-        }
+    observe(by.agent, *shadow, begin, bytes, true);
+    for (uint64_t at = begin; at < begin + bytes; at += kShadowBytes) {
+      ShadowCell& cell = open(*shadow, at);
+      require_ordered(cell.write, clock, by, " writes ", *shadow, at, " write by ");
+      require_ordered(cell.read, clock, by, " writes ", *shadow, at, " read by ");
+      for (uint32_t i = cell.more_reads; i != kNone; i = more_reads_[i].next) {
+        require_ordered(more_reads_[i].read, clock, by, " writes ", *shadow, at, " read by ");
       }
-      touch(cell, shadow->persistent(at));
-      cell.writer = static_cast<uint16_t>(agent);
-      cell.write_epoch = clock[agent];
-      cell.write_position = by.position;
-      cell.valid |= HeapShadow::word_bit(at);
+      cell = {launch_, true, {by, clock[by.agent]}, {}, kNone};
     }
   }
 
@@ -239,20 +220,38 @@ class Checker {
     return nullptr;
   }
 
-  void touch(ShadowCell& cell, bool persistent) {
+  struct MoreReads {
+    Touch read;
+    uint32_t next;
+  };
+
+  /// The cell as this launch has it: poison at first, but for what lives from step to step.
+  ShadowCell& open(HeapShadow& shadow, uint64_t offset) {
+    ShadowCell& cell = shadow.cell(offset);
     if (cell.launch != launch_) {
-      const uint8_t valid = persistent ? cell.valid : uint8_t{0};
-      cell = {};
-      cell.launch = launch_;
-      cell.valid = valid;
+      cell = {launch_, cell.valid && shadow.persistent(offset), {}, {}, kNone};
     }
+    return cell;
   }
 
-  void require_ordered(bool ordered, const Accessor& by, const char* does, const HeapShadow& shadow,
-                       uint64_t offset, const char* did, const Accessor& other) const {
-    if (!ordered) {
+  static bool ordered(const Touch& touch, const Clock& clock) {
+    return touch.by.agent == kNone || clock[touch.by.agent] >= touch.epoch;
+  }
+
+  /// Whoever is ordered after the new read is ordered after those that were ordered before it.
+  void add_read(ShadowCell& cell, const Clock& clock, const Touch& read) {
+    if (!ordered(cell.read, clock)) {
+      more_reads_.push_back({cell.read, cell.more_reads});
+      cell.more_reads = static_cast<uint32_t>(more_reads_.size() - 1);
+    }
+    cell.read = read;
+  }
+
+  void require_ordered(const Touch& touch, const Clock& clock, const Accessor& by, const char* does,
+                       const HeapShadow& shadow, uint64_t offset, const char* did) const {
+    if (!ordered(touch, clock)) [[unlikely]] {
       fail("race", name_of(by), does, place(shadow, offset), ", not ordered after the", did,
-           name_of(other));
+           name_of(touch.by));
     }
   }
 
@@ -270,6 +269,7 @@ class Checker {
   std::vector<HeapShadow>& shadows_;
   uint32_t launch_;
   uint32_t num_agents_;
+  std::vector<MoreReads> more_reads_;
   std::vector<std::unordered_map<uint64_t, Clock>> counter_clocks_;  // by GPU, then counter
 };
 

@@ -25,7 +25,7 @@ struct Machine {
   /// The slot is empty and about to be filled: what it held is gone.
   static void begin_fill(Role& role, uint32_t index) {
     if (role.checked()) {
-      role.shadow()->slot_valid[index].assign(kSlotBytes / kWordBytes, false);
+      role.shadow()->slot_valid[index].assign(kSlotBytes / kShadowBytes, 0);
       std::memset(role.shared().slots[index], kPoisonByte, kSlotBytes);
     }
   }

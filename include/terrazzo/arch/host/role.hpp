@@ -29,10 +29,9 @@ struct PendingCopy {
   std::byte* target;
   const std::byte* source;
   uint32_t bytes;
-  uint32_t epoch;  // of the issuing role, at issue
-  Barrier* full;   // loads: the barrier that counts the bytes; stores: null
-  std::vector<bool>* valid;
-  uint32_t valid_from;           // word in `valid`
+  uint32_t epoch;                // of the issuing role, at issue
+  Barrier* full;                 // loads: the barrier that counts the bytes; stores: null
+  uint8_t* valid;                // loads: the slot's shadow of the target
   uint32_t position;             // in the queue, of the instruction that issued it
   std::vector<std::byte> taken;  // stores: the bytes, once read out of the stage
 };
@@ -165,6 +164,7 @@ class Role {
       full.complete_bytes(bytes);
       return;
     }
+    check_copy(target, source, bytes);
     if (stale_) {
       fail("protocol", describe(), " loads ", checker_->place_of(source), " into slot ", slot,
            " after an acquire without the proxy fence");
@@ -175,8 +175,7 @@ class Role {
                                 bytes,
                                 clock_[agent_],
                                 &full,
-                                &shadow_->slot_valid[slot],
-                                slot_offset / kWordBytes,
+                                &shadow_->slot_valid[slot][slot_offset / kShadowBytes],
                                 position(),
                                 {}});
     if (checker_->options.lateness == Lateness::kEager) {
@@ -190,12 +189,12 @@ class Role {
       std::memcpy(target, source, bytes);
       return;
     }
+    check_copy(target, source, bytes);
     if (dirty) {
       fail("protocol", describe(), " stores to ", checker_->place_of(target),
            " bytes that their writer did not make visible with the proxy fence");
     }
-    copies_->pending.push_back(
-        {this, target, source, bytes, 0, nullptr, nullptr, 0, position(), {}});
+    copies_->pending.push_back({this, target, source, bytes, 0, nullptr, nullptr, position(), {}});
     ++unread_;
     ++unwritten_;
     if (checker_->options.lateness == Lateness::kEager) {
@@ -224,8 +223,7 @@ class Role {
     if (copy.full != nullptr) {
       Clock clock = role.clock_;
       clock[role.agent_] = copy.epoch;
-      checker.read({role.agent_, copy.position}, clock, copy.source, copy.bytes, *copy.valid,
-                   copy.valid_from);
+      checker.read({role.agent_, copy.position}, clock, copy.source, copy.bytes, copy.valid);
       std::memcpy(copy.target, copy.source, copy.bytes);
       join(copy.full->next_clock, clock);
       copy.full->complete_bytes(copy.bytes);
@@ -314,6 +312,16 @@ class Role {
   }
 
   uint32_t position() const { return current_ == nullptr ? 0 : current_->position; }
+
+  /// What bulk copies can do.
+  void check_copy(const std::byte* target, const std::byte* source, uint32_t bytes) const {
+    const auto all =
+        reinterpret_cast<uintptr_t>(target) | reinterpret_cast<uintptr_t>(source) | bytes;
+    if (bytes == 0 || all % kChunkBytes != 0) {
+      fail("protocol", describe(), " copies ", bytes, " bytes; expected whole and aligned ",
+           kChunkBytes, "-byte chunks");
+    }
+  }
 
   void give_back_slot(uint32_t index) {
     if (!holds_slot(index)) {

@@ -56,13 +56,14 @@ struct SharedStorage {
 
 /// What the checked machine knows about an SM's shared memory.
 struct SharedShadow {
-  std::vector<bool> slot_valid[kNumSlots];  // a bit for each 4-byte word
+  std::vector<uint8_t>
+      slot_valid[kNumSlots];  // 1 for each 16-byte chunk that landed and was written
   bool stage_dirty[kNumConsumers][kStagesPerConsumer] =
       {};  // written, not yet fenced for the copy engine
 
   SharedShadow() {
     for (auto& valid : slot_valid) {
-      valid.assign(kSlotBytes / 4, false);
+      valid.assign(kSlotBytes / kChunkBytes, 0);
     }
   }
 };

@@ -1,6 +1,7 @@
 // A slot as consumers see it, and a stage as its consumer and storer see it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -21,12 +22,12 @@ struct Slot {
         fail("poison", role->describe(), " reads slot ", index,
              " before its full barrier, or after it gave the slot back");
       }
-      const auto& valid = role->shadow()->slot_valid[index];
-      for (uint32_t at = offset / kWordBytes; at < (offset + bytes) / kWordBytes; ++at) {
-        if (!valid[at]) {
-          fail("poison", role->describe(), " reads byte ", at * kWordBytes, " of slot ", index,
-               ", which has not landed or was never written");
-        }
+      const uint8_t* const valid = role->shadow()->slot_valid[index].data();
+      const uint8_t* const end = valid + ceil_div(offset + bytes, kShadowBytes);
+      const uint8_t* const bad = std::find(valid + offset / kShadowBytes, end, uint8_t{0});
+      if (bad != end) {
+        fail("poison", role->describe(), " reads byte ", (bad - valid) * kShadowBytes, " of slot ",
+             index, ", which has not landed or was never written");
       }
     }
     return data + offset;
