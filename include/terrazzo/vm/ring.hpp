@@ -60,13 +60,13 @@ class RingCursor {
 
  private:
   constexpr TERRAZZO_GROUP_FN bool is_pinned(uint32_t slot) const {
-    return (slot + kNumSlots - first_pin_) % kNumSlots < num_pins_;
+    return num_pins_ != 0 && (slot + kNumSlots - first_pin_) % kNumSlots < num_pins_;
   }
 
   constexpr TERRAZZO_GROUP_FN SlotUse take(uint32_t slot) {
     const SlotUse use{slot, (phases_ >> slot) & 1u};
     phases_ ^= 1u << slot;
-    slot_ = (slot + 1) % kNumSlots;
+    slot_ = slot + 1 == kNumSlots ? 0 : slot + 1;
     return use;
   }
 

@@ -25,6 +25,9 @@ struct NoFaults {
   static constexpr bool double_arrival = false;
 };
 
+/// Failed tries between two looks at the abort flag and the clock: these cost as much as the wait itself.
+inline constexpr uint32_t kTriesPerLook = 64;
+
 class Role {
  public:
   __device__ __forceinline__ Role(SharedStorage& shared, const LaunchView& launch, RoleKind kind,
@@ -50,8 +53,8 @@ class Role {
       return;
     }
     const uint64_t begin = globaltimer_ns();
-    while (!mbarrier_try_wait_parity(address, parity)) {
-      if (give_up(begin, kind, index, 0, parity)) {
+    for (uint32_t tries = 1; !mbarrier_try_wait_parity(address, parity); ++tries) {
+      if (tries % kTriesPerLook == 0 && give_up(begin, kind, index, 0, parity)) {
         return;
       }
     }
@@ -80,8 +83,9 @@ class Role {
                                           WaitKind kind, uint32_t index) {
     const uint64_t begin = globaltimer_ns();
     for (uint32_t i = lane_; i < count && !aborted_; i += kWarpThreads) {
-      for (uint32_t seen = load_acquire(first + i); seen < target; seen = load_acquire(first + i)) {
-        if (give_up(begin, kind, index + i, seen, target)) {
+      uint32_t seen = load_acquire(first + i);
+      for (uint32_t tries = 1; seen < target; ++tries, seen = load_acquire(first + i)) {
+        if (tries % kTriesPerLook == 0 && give_up(begin, kind, index + i, seen, target)) {
           break;
         }
       }
