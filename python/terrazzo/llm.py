@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +25,7 @@ Messages = Sequence[Mapping[str, object]]
 
 DEFAULT_MAX_BATCH_TOKENS = 512
 DEFAULT_MAX_SEQUENCES = 64
+MAX_COUNT = 2**31 - 1  # counts travel as int32
 
 
 class ChatTokenizer(Protocol):
@@ -64,7 +66,7 @@ class CacheSizes:
                 f"got {max_model_len}"
             )
         if kv_pages is None:
-            kv_pages = max(1, int(kv_gib * 2**30) // kv_page_bytes(config))
+            kv_pages = min(max(1, int(kv_gib * 2**30) // kv_page_bytes(config)), MAX_COUNT)
         if max_model_len is None:
             max_model_len = min(config.max_position, kv_pages * PAGE_TOKENS)
         return cls(max_model_len, kv_pages)
@@ -119,7 +121,7 @@ class LLM:
         _log.info("context of %d tokens, %d KV pages", sizes.max_model_len, sizes.num_pages)
         from .runner import ModelRunner
 
-        with _ProgressBar("loading", "layer", progress) as bar:
+        with _ProgressBar("loading", "layer", progress) as bar, _out_of_memory(opened, sizes):
             runner = ModelRunner(
                 opened.checkpoint,
                 gpus=gpus,
@@ -279,6 +281,19 @@ def _open(model: str | None) -> OpenedModel:
     return open_model() if name is None else open_model(name)
 
 
+@contextmanager
+def _out_of_memory(opened: OpenedModel, sizes: CacheSizes) -> Iterator[None]:
+    """Says what needs the memory that there is not."""
+    try:
+        yield
+    except MemoryError as error:
+        gib = sizes.num_pages * kv_page_bytes(opened.config) / 2**30
+        raise ValueError(
+            f"[LLM] out of memory: the model and {sizes.num_pages} KV pages ({gib:.1f} GiB) do not "
+            f"fit; lower kv_pages or {env.KV_GIB.name}"
+        ) from error
+
+
 def _check_device(device: str) -> None:
     if device not in ("auto", "host", "cuda"):
         raise ValueError(f"[LLM] device: expected auto, host or cuda, got {device!r}")
@@ -291,8 +306,9 @@ def _check_device(device: str) -> None:
 
 def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"[LLM] {name}: expected at least 1, got {value}")
+        if value is not None and not 1 <= value <= MAX_COUNT:
+            bound = "at least 1" if value < 1 else f"at most {MAX_COUNT}"
+            raise ValueError(f"[LLM] {name}: expected {bound}, got {value}")
 
 
 def _one_for_each(

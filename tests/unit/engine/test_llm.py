@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -199,6 +200,20 @@ def test_counts(name: str) -> None:
     counts: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=rf"\[LLM\] {name}: expected at least 1, got 0"):
         LLM("some-model", **counts)
+    with pytest.raises(ValueError, match=rf"\[LLM\] {name}: expected at most .*, got 4294967296"):
+        LLM("some-model", **{name: 2**32})
+
+
+def test_a_cache_beyond_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_much(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    opened = SimpleNamespace(config=tiny_config(64), checkpoint=None)
+    monkeypatch.setattr("terrazzo.llm._open", lambda _: opened)
+    monkeypatch.setattr("terrazzo.runner.ModelRunner", too_much)
+    message = r"out of memory: .* 65536 KV pages \(1\.0 GiB\) do not fit; lower kv_pages"
+    with pytest.raises(ValueError, match=message):
+        LLM("some-model", kv_pages=65536)
 
 
 def test_bytes_of_a_page() -> None:
