@@ -46,15 +46,12 @@ struct Sample {
     const uint32_t vocab = params.shape.vocab;
     const LogitInfo* const infos = params.tables.logit_rows + args.compact_row;
     for (uint32_t i = 0; i < sample_rows(args, 0).count; ++i) {
-      uint32_t passes[kNumConsumers] = {};
-      for (uint32_t c = 0; c < kNumConsumers; ++c) {
-        const RowSpan span = sample_rows(args, c);
-        passes[c] = i < span.count ? filter_passes(infos[span.begin + i], vocab) : 0;
-      }
-      for (uint32_t pass = 0; pass < passes[0] || pass < passes[1]; ++pass) {
+      const uint32_t passes0 = row_passes(args, infos, vocab, 0, i);
+      const uint32_t passes1 = row_passes(args, infos, vocab, 1, i);
+      for (uint32_t pass = 0; pass < passes0 || pass < passes1; ++pass) {
         for (uint32_t piece = 0; piece < ceil_div(vocab, kLogitsPerSlot); ++piece) {
           for (uint32_t c = 0; c < kNumConsumers; ++c) {
-            if (pass < passes[c]) {
+            if (pass < (c == 0 ? passes0 : passes1)) {
               f(sample_rows(args, c).begin + i, pass, piece);
             }
           }
@@ -169,6 +166,14 @@ struct Sample {
 
  private:
   static constexpr TERRAZZO_GROUP_FN uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+  /// Passes over the logits of a consumer's row `i`; none if it has no such row.
+  static constexpr TERRAZZO_GROUP_FN uint32_t row_passes(const SampleArgs& args,
+                                                         const LogitInfo* infos, uint32_t vocab,
+                                                         uint32_t consumer, uint32_t i) {
+    const RowSpan span = sample_rows(args, consumer);
+    return i < span.count ? filter_passes(infos[span.begin + i], vocab) : 0;
+  }
 
   /// Logits of the vocabulary in a slot; they follow one another over all GPUs, padding only at the
   /// end.

@@ -27,8 +27,8 @@ __device__ __forceinline__ void wgmma_wait() {
 template <int kCount>
 __device__ __forceinline__ void pin_registers(float (&values)[kCount]) {
 #pragma unroll
-  for (float& value : values) {
-    asm volatile("" : "+f"(value)::"memory");
+  for (int i = 0; i < kCount; ++i) {  // a loop over references stays a loop
+    asm volatile("" : "+f"(values[i])::"memory");
   }
 }
 
@@ -36,8 +36,8 @@ __device__ __forceinline__ void pin_registers(float (&values)[kCount]) {
 template <int kCount>
 __device__ __forceinline__ void pin_registers(uint32_t (&values)[kCount]) {
 #pragma unroll
-  for (uint32_t& value : values) {
-    asm volatile("" : "+r"(value)::"memory");
+  for (int i = 0; i < kCount; ++i) {
+    asm volatile("" : "+r"(values[i])::"memory");
   }
 }
 
