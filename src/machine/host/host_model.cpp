@@ -47,7 +47,14 @@ void HostModel::set_tables(const SourceMatrix& embedding, std::span<const bf16> 
 
 void HostModel::lower_step(const StepRequest& request) {
   check(!tables_.rope.empty(), "step", "the model has no tables yet: call set_tables first");
+  const auto sampled = static_cast<int64_t>(outputs_.tokens.size());
+  for (size_t row = 0; row < request.token_ids.size(); ++row) {
+    const int64_t token = request.token_ids[row];
+    check(-token <= sampled, "step", "row ", row, ": the token ", token,
+          " stands for a row that the step before sampled, but it sampled ", sampled, " rows");
+  }
   lower_into(step_, request, machine_.shape(), machine_.limits(), {options_.num_sms});
+  outputs_.tokens.clear();  // a step that fails leaves nothing that a placeholder may stand for
 }
 
 void HostModel::step(const StepRequest& request) {

@@ -1,0 +1,55 @@
+"""ModelRunner on the host machine: placeholders for sampled tokens, and shapes it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from unit.engine.random_checkpoint import RandomCheckpoint, small_config
+from unit.model.drive import Part, step_input
+
+pytest.importorskip("terrazzo._core", reason="needs the compiled extension")
+
+from terrazzo.runner import ModelRunner
+
+
+@pytest.fixture
+def runner() -> ModelRunner:
+    return ModelRunner(RandomCheckpoint(small_config()), num_sms=2, max_model_len=128, num_pages=4)
+
+
+def sampled_after(runner: ModelRunner, token: int) -> int:
+    """The token that follows a sequence of one."""
+    return int(runner.step(step_input([Part([token], 0, [3], [0])])).tokens[0])
+
+
+def test_a_placeholder_is_what_the_step_before_sampled(runner: ModelRunner) -> None:
+    prompts = [Part([5, 6, 7], 0, [0], [2]), Part([9], 0, [1], [0])]
+    for row in (0, 1):
+        token = int(runner.step(step_input(prompts)).tokens[row])
+        seen = sampled_after(runner, -1 - row)
+        assert seen == sampled_after(runner, token)
+
+
+@pytest.mark.parametrize("sampled_rows", [(), (0,), (0, 2)])
+def test_a_placeholder_of_no_row(runner: ModelRunner, sampled_rows: tuple[int, ...]) -> None:
+    """Not even one of an earlier step: what the buffer still holds is not what was meant."""
+    runner.step(step_input([Part([5, 6, 7], 0, [0], [0, 1, 2])]))
+    runner.step(step_input([Part([5, 6, 7], 0, [0], sampled_rows)]))
+    message = f"row 0: the token {-1 - len(sampled_rows)} stands for .* sampled {len(sampled_rows)}"
+    with pytest.raises(ValueError, match=message):
+        sampled_after(runner, -1 - len(sampled_rows))
+    if sampled_rows:  # the refused step changed nothing
+        sampled_after(runner, -len(sampled_rows))
+
+
+def test_a_placeholder_in_the_first_step(runner: ModelRunner) -> None:
+    with pytest.raises(ValueError, match="sampled 0 rows"):
+        sampled_after(runner, -1)
+
+
+def test_too_many_query_heads_for_a_kv_head() -> None:
+    """They are the rows of one tile, which has 64."""
+    config = replace(small_config(), num_heads=130)
+    with pytest.raises(ValueError, match="at most 64 heads for each KV head, got 65"):
+        ModelRunner(RandomCheckpoint(config))
