@@ -195,7 +195,7 @@ struct AttendDecode {
         const uint32_t boundary = (begin / pages_per_split + 1) * pages_per_split;
         const uint32_t end = boundary < pages.end ? boundary : pages.end;
         clear(part, group, shape.head_dim);
-        attend_pages<PageOrder::kOverlapped>(
+        attend_pages(
             part, queries, begin, end, group, shape,
             [&](uint32_t page) TERRAZZO_LAMBDA {
               pass_until(page + consumer.index());  // consumer 0's page comes first

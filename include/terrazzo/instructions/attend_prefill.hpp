@@ -8,7 +8,7 @@
 namespace terrazzo {
 
 /// Holds the query tile (a pin a head panel) and streams pages in ascending order. Queries are multiplied from
-/// shared memory: their fragments, two output tiles and the scores do not fit a consumer's registers together.
+/// shared memory: a consumer's registers do not hold their fragments too.
 struct AttendPrefill {
   static constexpr TERRAZZO_GROUP_FN uint32_t last_tokens(const AttendPrefillArgs& args) {
     return args.position + args.rows;  // visible to the last row
@@ -54,12 +54,10 @@ struct AttendPrefill {
 
   template <class M>
   static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
-    const ModelShape& shape = consumer.params.shape;
-    const bool splits = last_tokens(consumer.instruction().args.attend_prefill) > shape.split_tokens;
-    if (shape.head_panels() == 1) {
-      splits ? consume_panels<M, 1, true>(consumer) : consume_panels<M, 1, false>(consumer);
+    if (consumer.params.shape.head_panels() == 1) {
+      consume_panels<M, 1>(consumer);
     } else {
-      splits ? consume_panels<M, 2, true>(consumer) : consume_panels<M, 2, false>(consumer);
+      consume_panels<M, 2>(consumer);
     }
   }
 
@@ -79,7 +77,7 @@ struct AttendPrefill {
   }
 
  private:
-  template <class M, uint32_t kPanels, bool kSplits>
+  template <class M, uint32_t kPanels>
   static TERRAZZO_GROUP_FN void consume_panels(Consumer<M>& consumer) {
     const AttendPrefillArgs args = consumer.instruction().args.attend_prefill;
     const ModelShape& shape = consumer.params.shape;
@@ -91,45 +89,33 @@ struct AttendPrefill {
     const uint32_t first_position = args.position + span.begin - args.row_begin;
     const uint32_t pages =
         span.count == 0 ? 0 : ceil_div(first_position + span.count, kPageTokens);
+    const uint32_t pages_per_split = shape.split_tokens / kPageTokens;
     typename M::template PrefillAttention<kPanels> part;
-    const auto attend = [&]<PageOrder kOrder>(uint32_t begin, uint32_t end) {
+    typename M::template PrefillTotal<kPanels> total;
+    for (uint32_t begin = 0; begin < pages; begin += pages_per_split) {
+      const uint32_t end = begin + pages_per_split < pages ? begin + pages_per_split : pages;
       clear(part, span.count, shape.head_dim);
-      attend_pages<kOrder>(
+      attend_pages(
           part, queries, begin, end, span.count, shape,
           [&](uint32_t) { return take_page(consumer); },
           [&](const PageSlots<M>& page) { give_back_page(consumer, page); },
           [&](uint32_t page, uint32_t row) { return page_tokens(first_position + row + 1, page); });
-    };
-    const auto finish = [&](const auto& result) {
-      consumer.release_pins();
-      for (uint32_t page = pages; page < num_pages(args); ++page) {
-        pass_page(consumer);  // later than all rows of this consumer
+      if (begin != 0) {
+        fold_back(part, total, span.count, shape.head_dim);
       }
-      for (uint32_t panel = 0; panel < kPanels && span.count != 0; ++panel) {
-        const auto values = take_attention(result, panel, span.count, shape.head_dim);
-        auto stage = consumer.stage();
-        store_panel(stage, values, span.count, [&](uint32_t row) { return span.begin + row; });
-        consumer.publish(stage);
+      if (end < pages) {
+        save(total, part, span.count, shape.head_dim);
       }
-    };
-    if constexpr (kSplits) {
-      // A second tile of two panels leaves no room for the probabilities of two pages.
-      constexpr PageOrder kOrder = kPanels == 1 ? PageOrder::kOverlapped : PageOrder::kInTurn;
-      const uint32_t pages_per_split = shape.split_tokens / kPageTokens;
-      typename M::template PrefillAttention<kPanels> total;
-      clear(total, span.count, shape.head_dim);
-      for (uint32_t begin = 0; begin < pages; begin += pages_per_split) {
-        const uint32_t end = begin + pages_per_split < pages ? begin + pages_per_split : pages;
-        attend.template operator()<kOrder>(begin, end);
-        fold(total, part, span.count, shape.head_dim);
-      }
-      finish(total);
-    } else {
-      // A single split is the total: folding it into an empty one changes no bit.
-      if (pages != 0) {
-        attend.template operator()<PageOrder::kOverlapped>(0u, pages);
-      }
-      finish(part);
+    }
+    consumer.release_pins();
+    for (uint32_t page = pages; page < num_pages(args); ++page) {
+      pass_page(consumer);  // later than all rows of this consumer
+    }
+    for (uint32_t panel = 0; panel < kPanels && span.count != 0; ++panel) {
+      const auto values = take_attention(part, panel, span.count, shape.head_dim);
+      auto stage = consumer.stage();
+      store_panel(stage, values, span.count, [&](uint32_t row) { return span.begin + row; });
+      consumer.publish(stage);
     }
   }
 };

@@ -97,13 +97,10 @@ TERRAZZO_GROUP_FN void pass_page(Consumer<M>& consumer) {
   }
 }
 
-/// Whether a page's scores are multiplied while the output of the page before is: that takes registers for
-/// the probabilities of both.
-enum class PageOrder { kOverlapped, kInTurn };
-
-/// Pages [begin, end) of one split into a clear `part`, one online-softmax update a page.
-/// `limit_of(page, row)` tokens of a page are visible to a row.
-template <PageOrder kOrder, class Part, class Queries, class TakePage, class GiveBack, class LimitOf>
+/// Pages [begin, end) of one split into a clear `part`, one online-softmax update a page. The scores of a
+/// page are multiplied while the output of the page before is; the last page is outside the loop, since
+/// a conditional wait would serialise them. `limit_of(page, row)` tokens of a page are visible to a row.
+template <class Part, class Queries, class TakePage, class GiveBack, class LimitOf>
 TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t begin, uint32_t end,
                                     uint32_t rows, const ModelShape& shape, TakePage take_page,
                                     GiveBack give_back, LimitOf limit_of) {
@@ -118,27 +115,16 @@ TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t
   weigh(begin);
   rescale(part);
   for (uint32_t index = begin + 1; index < end; ++index) {
-    if constexpr (kOrder == PageOrder::kOverlapped) {
-      const auto next = take_page(index);
-      scores_async(part, queries, {next.keys, 0}, rows, panels);
-      output_async(part, queries, {page.values, page.value_offset}, rows, panels);
-      scores_wait<1>(part);
-      weigh(index);
-      output_wait(part);
-      give_back(page);
-      page = next;
-    } else {
-      output_async(part, queries, {page.values, page.value_offset}, rows, panels);
-      output_wait(part);
-      give_back(page);
-      page = take_page(index);
-      scores_async(part, queries, {page.keys, 0}, rows, panels);
-      scores_wait<0>(part);
-      weigh(index);
-    }
+    const auto next = take_page(index);
+    scores_async(part, queries, {next.keys, 0}, rows, panels);
+    output_async(part, queries, {page.values, page.value_offset}, rows, panels);
+    scores_wait<1>(part);
+    weigh(index);
+    output_wait(part);
+    give_back(page);
     rescale(part);
+    page = next;
   }
-  // The last page is outside the loop: a conditional wait would serialise the products.
   output_async(part, queries, {page.values, page.value_offset}, rows, panels);
   output_wait(part);
   give_back(page);

@@ -105,6 +105,18 @@ inline void fold(AttentionTile& total, AttentionTile& part, uint32_t rows, uint3
   attention_fold(total.state(), part.state(), rows, head_dim);
 }
 
+/// Keeps the result of a split; `fold_back` makes it part of the next one's: part = total (+) part.
+inline void save(AttentionTile& total, AttentionTile& part, uint32_t rows, uint32_t head_dim) {
+  std::memcpy(total.out, part.out, rows * head_dim * sizeof(float));
+  std::memcpy(total.max, part.max, rows * sizeof(float));
+  std::memcpy(total.sum, part.sum, rows * sizeof(float));
+}
+
+inline void fold_back(AttentionTile& part, AttentionTile& total, uint32_t rows, uint32_t head_dim) {
+  fold(total, part, rows, head_dim);
+  save(part, total, rows, head_dim);
+}
+
 /// Normalised columns of head panel `panel`.
 inline Panel take_attention(const AttentionTile& tile, uint32_t panel, uint32_t rows,
                             uint32_t head_dim) {

@@ -20,6 +20,8 @@ struct TileMachine : Machine {
 
   template <uint32_t kPanels>
   using PrefillAttention = host::AttentionTile;
+  template <uint32_t kPanels>
+  using PrefillTotal = host::AttentionTile;
   template <uint32_t kPanels, uint32_t kGroups>
   using DecodeAttention = host::AttentionTile;
 

@@ -1,4 +1,5 @@
-// Attention in two forms: many rows of one head, and one row of many heads. Same bits for the same query.
+// Attention in two forms: many rows of one head, and one row of many heads. Same bits for the same
+// query.
 #pragma once
 
 #include "terrazzo/tile/sm90/attention_decode.hpp"

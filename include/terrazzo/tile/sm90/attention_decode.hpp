@@ -1,5 +1,5 @@
-// Attention of one token's query heads, operands swapped: S^T = K Q^T, O^T += V^T P^T. Columns are heads, 8 or 16;
-// Q and P^T lie in shared memory.
+// Attention of one token's query heads, operands swapped: S^T = K Q^T, O^T += V^T P^T. Columns are
+// heads, 8 or 16; Q and P^T lie in shared memory.
 #pragma once
 
 #include "terrazzo/arch/sm90/matrix.hpp"
@@ -29,7 +29,8 @@ struct DecodeQueries {
   }
 };
 
-/// The state of up to 8 * kGroups heads. Threads with the same `pair` have the same maxima and sums.
+/// The state of up to 8 * kGroups heads. Threads with the same `pair` have the same maxima and
+/// sums.
 template <uint32_t kPanels, uint32_t kGroups>
 struct DecodeAttention {
   float out[kPanels][4 * kGroups];  // [column of the head][head]
@@ -106,8 +107,9 @@ __device__ __forceinline__ void scores_wait(DecodeAttention<kPanels, kGroups>& t
   pin_registers(tile.scores);
 }
 
-/// Heads are masked alike. The maxima of the warps meet in shared memory, and P^T goes there, beside the one
-/// that is being added; the maxima's barrier also tells that the page before that one is done with its P^T.
+/// Heads are masked alike. The maxima of the warps meet in shared memory, and P^T goes there,
+/// beside the one that is being added; the maxima's barrier also tells that the page before that
+/// one is done with its P^T.
 template <uint32_t kPanels, uint32_t kGroups, class LimitOf>
 __device__ __forceinline__ void softmax(DecodeAttention<kPanels, kGroups>& tile,
                                         const DecodeQueries<kPanels, kGroups>& queries, uint32_t,
@@ -148,8 +150,8 @@ __device__ __forceinline__ void softmax(DecodeAttention<kPanels, kGroups>& tile,
     tile.alpha[h] = update.alpha;
     reference[h] = update.reference;
   }
-  const uint32_t target = queries.probabilities(tile.parity ^ 1u) +
-                          chunk_offset(lane % 8, warp * 2 + lane / 8 % 2);
+  const uint32_t target =
+      queries.probabilities(tile.parity ^ 1u) + chunk_offset(lane % 8, warp * 2 + lane / 8 % 2);
 #pragma unroll
   for (uint32_t group = 0; group < kGroups; ++group) {
     float p[4];
@@ -193,9 +195,9 @@ __device__ __forceinline__ void output_async(DecodeAttention<kPanels, kGroups>& 
     const uint64_t b = k_major_descriptor(probabilities + step * kStepBytes);
 #pragma unroll
     for (uint32_t panel = 0; panel < kPanels; ++panel) {
-      const uint64_t a = tile_descriptor(
-          values.address() + panel * kHalfPanelBytes + step * kStepRows * kRowBytes,
-          kHalfPanelBytes, kSwizzleAtomBytes);
+      const uint64_t a =
+          tile_descriptor(values.address() + panel * kHalfPanelBytes + step * kStepRows * kRowBytes,
+                          kHalfPanelBytes, kSwizzleAtomBytes);
       wgmma_async<true, false>(tile.out[panel], a, b, 1);
     }
     wgmma_async<false>(tile.sum, ones, b, 1);

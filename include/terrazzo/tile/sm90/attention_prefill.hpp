@@ -15,7 +15,7 @@ struct PrefillQueries {
   uint32_t ones;  // a tile of ones, for the sums
 };
 
-/// The state of 64 query rows; a thread's are two. `total` tiles use the first four members only.
+/// The state of 64 query rows; a thread's are two.
 template <uint32_t kPanels>
 struct PrefillAttention {
   float out[kPanels * kPanelCols / 2];
@@ -28,8 +28,8 @@ struct PrefillAttention {
   float alpha[2];
 };
 
-/// Rows [first_row, first_row + rows) of a swizzled tile at byte `offset` of a slot, which must be held as long
-/// as the queries are used.
+/// Rows [first_row, first_row + rows) of a swizzled tile at byte `offset` of a slot, which must be
+/// held as long as the queries are used.
 template <uint32_t kPanels>
 __device__ __forceinline__ void load_queries(PrefillQueries<kPanels>& queries, uint32_t panel,
                                              const Slot& slot, uint32_t offset, uint32_t first_row,
@@ -92,7 +92,8 @@ __device__ __forceinline__ void softmax(PrefillAttention<kPanels>& tile,
   float highest[2];
 #pragma unroll
   for (uint32_t half = 0; half < 2; ++half) {
-    const uint32_t row = place.row + half * 8 - queries.first;  // of the unit; wraps for rows before it
+    const uint32_t row =
+        place.row + half * 8 - queries.first;  // of the unit; wraps for rows before it
     limits[half] = row < rows ? limit_of(row) : 0;
     highest[half] = kMinusInfinity;
   }
@@ -121,9 +122,9 @@ __device__ __forceinline__ void softmax(PrefillAttention<kPanels>& tile,
   tile.first = queries.first;
 }
 
-/// Scales the output for the page of the last `softmax`, which is the next to be added. Its probabilities are
-/// rounded here, not before: copies of rounded ones would be merged with the registers of a running product, and
-/// all products serialised (C7513).
+/// Scales the output for the page of the last `softmax`, which is the next to be added. Its
+/// probabilities are rounded here, not before: copies of rounded ones would be merged with the
+/// registers of a running product, and all products serialised (C7513).
 template <uint32_t kPanels>
 __device__ __forceinline__ void rescale(PrefillAttention<kPanels>& tile) {
 #pragma unroll
@@ -169,25 +170,56 @@ __device__ __forceinline__ void output_wait(PrefillAttention<kPanels>& tile) {
   pin_registers(tile.sum);
 }
 
-/// total = total (+) part, row by row; an empty part changes nothing.
+/// The result of earlier splits, in local memory on purpose: it is touched once a split, and would
+/// take up to 68 registers from the loop over pages.
 template <uint32_t kPanels>
-__device__ __forceinline__ void fold(PrefillAttention<kPanels>& total,
+struct PrefillTotal {
+  static constexpr uint32_t kOut = kPanels * kPanelCols / 2;
+  float values[kOut + 4];  // output; sum and maximum of either row
+
+  /// The values, by an index that the compiler cannot know: so it does not take them into
+  /// registers.
+  __device__ __forceinline__ float* hidden() {
+    uint32_t zero = 0;
+    asm("" : "+r"(zero));
+    return values + zero;
+  }
+};
+
+template <uint32_t kPanels>
+__device__ __forceinline__ void save(PrefillTotal<kPanels>& total,
                                      const PrefillAttention<kPanels>& part, uint32_t, uint32_t) {
+  float* const values = total.hidden();
+#pragma unroll
+  for (uint32_t i = 0; i < total.kOut; ++i) {
+    values[i] = part.out[i];
+  }
 #pragma unroll
   for (uint32_t half = 0; half < 2; ++half) {
-    const Fold join(total.max[half], part.max[half]);
+    values[total.kOut + half] = part.sum[half * 2];
+    values[total.kOut + 2 + half] = part.max[half];
+  }
+}
+
+/// part = total (+) part, row by row; an empty part changes nothing.
+template <uint32_t kPanels>
+__device__ __forceinline__ void fold_back(PrefillAttention<kPanels>& part,
+                                          PrefillTotal<kPanels>& total, uint32_t, uint32_t) {
+  const float* const values = total.hidden();
 #pragma unroll
-    for (uint32_t i = 0; i < kPanels * kPanelCols / 2; ++i) {
+  for (uint32_t half = 0; half < 2; ++half) {
+    float max = values[total.kOut + 2 + half];
+    const Fold join(max, part.max[half]);
+    part.max[half] = max;
+    part.sum[half * 2] = part.sum[half * 2 + 1] =
+        join(values[total.kOut + half], part.sum[half * 2]);
+#pragma unroll
+    for (uint32_t i = 0; i < total.kOut; ++i) {
       if (i % 4 / 2 == half) {
-        total.out[i] = join(total.out[i], part.out[i]);
+        part.out[i] = join(values[i], part.out[i]);
       }
     }
-#pragma unroll
-    for (uint32_t i = half * 2; i < half * 2 + 2; ++i) {
-      total.sum[i] = join(total.sum[i], part.sum[i]);
-    }
   }
-  total.first = part.first;
 }
 
 /// A panel whose row 0 is row `first` of the products.
@@ -200,9 +232,8 @@ struct ShiftedPanel {
 template <class F>
 __device__ __forceinline__ void for_each_element(ShiftedPanel& panel, F f) {
   const uint32_t first = panel.first;
-  for_each_element(panel.panel, [&](float& value, uint32_t row, uint32_t column) TERRAZZO_LAMBDA {
-    f(value, row - first, column);
-  });
+  for_each_element(panel.panel, [&](float& value, uint32_t row, uint32_t column)
+                                    TERRAZZO_LAMBDA { f(value, row - first, column); });
 }
 
 /// Normalised columns of head panel `panel`.
@@ -216,8 +247,7 @@ __device__ __forceinline__ ShiftedPanel take_attention(const PrefillAttention<kP
     if (p == panel) {
 #pragma unroll
       for (uint32_t i = 0; i < kPanelCols / 2; ++i) {
-        out.panel.values[i] =
-            __fmul_rn(tile.out[p * kPanelCols / 2 + i], inverse[i % 4 / 2]);
+        out.panel.values[i] = __fmul_rn(tile.out[p * kPanelCols / 2 + i], inverse[i % 4 / 2]);
       }
     }
   }

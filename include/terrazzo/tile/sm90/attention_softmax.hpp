@@ -19,13 +19,15 @@ struct PageRef {
   __device__ __forceinline__ uint32_t address() const { return slot.data + offset; }
 };
 
-/// What a page does to a query: the factor of its output and sum so far, and what its scaled scores lose.
+/// What a page does to a query: the factor of its output and sum so far, and what its scaled scores
+/// lose.
 struct SoftmaxUpdate {
   float alpha;
   float reference;
 };
 
-/// `highest` is the largest visible score of the page; `max` becomes the largest scaled one of all pages.
+/// `highest` is the largest visible score of the page; `max` becomes the largest scaled one of all
+/// pages.
 __device__ __forceinline__ SoftmaxUpdate update_maximum(float& max, float highest,
                                                         float scale_log2) {
   const float before = max;

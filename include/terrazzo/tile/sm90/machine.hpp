@@ -17,6 +17,8 @@ struct TileMachine : Machine {
   using Panel = sm90::Panel;
   template <uint32_t kPanels>
   using PrefillAttention = sm90::PrefillAttention<kPanels>;
+  template <uint32_t kPanels>
+  using PrefillTotal = sm90::PrefillTotal<kPanels>;
   template <uint32_t kPanels, uint32_t kGroups>
   using DecodeAttention = sm90::DecodeAttention<kPanels, kGroups>;
 

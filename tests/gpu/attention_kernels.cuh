@@ -1,0 +1,246 @@
+// Kernels that call the attention verbs on one unit: a warpgroup a block, pages through two
+// buffers.
+#pragma once
+
+#include "terrazzo/arch/sm90/machine.hpp"
+#include "terrazzo/instructions/attend_decode.hpp"
+#include "terrazzo/instructions/attend_prefill.hpp"
+#include "terrazzo/tile/sm90/attention.hpp"
+#include "terrazzo/tile/sm90/panel.hpp"
+
+namespace attention_test {
+
+using namespace terrazzo;
+
+constexpr uint32_t kThreads = 128;
+constexpr uint32_t kBarrier = 1;
+constexpr uint32_t kNanPair = 0x7fc07fc0;  // two bf16
+
+/// One unit of prefill, and the same tokens for decode.
+struct Unit {
+  ModelShape shape;
+  AttendPrefillArgs args;
+  const std::byte*
+      q;  // prefill: [head][panel][128] tiles; decode: [token][panel][padded group] tiles
+  const std::byte* k;  // [page][panel] tiles
+  const std::byte* v;
+  float* out;          // [token][head][head dim]
+  std::byte* rounded;  // [token][head][panel][128 bytes], swizzled by `target_row`
+  float* partials;     // [token][split][padded group] lines
+};
+
+/// Row of the output tile that a token's result is swizzled for.
+__host__ __device__ inline uint32_t target_row(const Unit& unit, uint32_t token) {
+  return unit.args.row_begin + token;
+}
+
+struct Shared {
+  alignas(1024) std::byte pages[2][2][kSlotBytes];  // [parity][keys, values]
+  alignas(1024) std::byte queries[2][kSlotBytes];
+  alignas(1024) std::byte scratch[kSlotBytes];
+  alignas(1024) std::byte stage[kStageBytes];
+  alignas(16) uint32_t ones[64];
+  float maxima[sm90::kWarpsPerConsumer][sm90::kMaxDecodeHeads];
+  float vector[64];
+};
+
+struct Pages {
+  sm90::Slot keys;
+  sm90::Slot values;
+  uint32_t value_offset;
+};
+
+__device__ inline sm90::Slot slot_at(const void* data) { return {sm90::shared_address(data), 0}; }
+
+/// All NaN but the ones.
+__device__ inline Shared& shared_memory() {
+  extern __shared__ std::byte storage[];
+  const uint32_t address = sm90::shared_address(storage);
+  Shared& shared = *reinterpret_cast<Shared*>(storage + (round_up(address, 1024u) - address));
+  for (uint32_t at = threadIdx.x; at < sizeof(Shared) / 4; at += kThreads) {
+    reinterpret_cast<uint32_t*>(&shared)[at] = kNanPair;
+  }
+  __syncthreads();
+  if (threadIdx.x < 64) {
+    shared.ones[threadIdx.x] = 0x3f803f80;
+  }
+  return shared;
+}
+
+/// By all threads; readers of the target are done before, wgmma may read it after.
+__device__ inline void fill(std::byte* target, const std::byte* source, uint32_t bytes,
+                            uint32_t size, uint32_t rest) {
+  for (uint32_t at = threadIdx.x * 4; at < size; at += kThreads * 4) {
+    *reinterpret_cast<uint32_t*>(target + at) =
+        at < bytes ? *reinterpret_cast<const uint32_t*>(source + at) : rest;
+  }
+}
+
+/// As the loader fills a page: `tokens` rows of keys, values padded with zeros.
+__device__ inline Pages take_page_of(Shared& shared, const Unit& unit, uint32_t page,
+                                     uint32_t tokens) {
+  const uint32_t panels = unit.shape.head_panels();
+  auto& [keys, values] = shared.pages[page % 2];
+  __syncthreads();
+  for (uint32_t panel = 0; panel < panels; ++panel) {
+    const uint64_t from = (uint64_t{page} * panels + panel) * kHalfPanelBytes;
+    const uint32_t to = panel * kHalfPanelBytes;
+    fill(keys + to, unit.k + from, tokens * kRowBytes, kHalfPanelBytes, kNanPair);
+    fill(values + to, unit.v + from, tokens * kRowBytes, kHalfPanelBytes, 0);
+  }
+  sm90::fence_proxy_async_shared();
+  __syncthreads();
+  return {slot_at(keys), slot_at(values), 0};
+}
+
+template <class AnyPanel>
+__device__ inline void write_panel(Shared& shared, const Unit& unit, AnyPanel panel, uint32_t rows,
+                                   uint32_t head_panel, bool rows_are_heads, uint32_t first) {
+  const uint32_t heads = unit.shape.group();
+  const auto token_of = [&](uint32_t row) { return rows_are_heads ? blockIdx.x : first + row; };
+  const auto index_of = [&](uint32_t row) {
+    return token_of(row) * heads + (rows_are_heads ? first + row : blockIdx.y);
+  };
+  for_each_element(panel, [&](float& value, uint32_t row, uint32_t column) {
+    if (row < rows) {
+      unit.out[uint64_t{index_of(row)} * unit.shape.head_dim + head_panel * kPanelCols + column] =
+          value;
+    }
+  });
+  sm90::Stage stage{sm90::shared_address(shared.stage), shared.vector, kBarrier, 0};
+  store_panel(stage, panel, rows, [&](uint32_t row) { return target_row(unit, token_of(row)); });
+  __syncthreads();
+  for (uint32_t i = threadIdx.x; i < rows * kRowBytes; i += kThreads) {
+    const uint64_t line = uint64_t{index_of(i / kRowBytes)} * unit.shape.head_panels() + head_panel;
+    unit.rounded[line * kRowBytes + i % kRowBytes] = shared.stage[i];
+  }
+  __syncthreads();
+}
+
+/// Grid: halves, heads.
+template <uint32_t kPanels>
+__global__ void __launch_bounds__(kThreads) prefill(const __grid_constant__ Unit unit) {
+  Shared& shared = shared_memory();
+  const AttendPrefillArgs& args = unit.args;
+  const ModelShape& shape = unit.shape;
+  const auto span = AttendPrefill::rows_of(args, blockIdx.x);
+  if (span.count == 0) {
+    return;
+  }
+  sm90::PrefillQueries<kPanels> queries{};
+  queries.ones = sm90::shared_address(shared.ones);
+  for (uint32_t panel = 0; panel < kPanels; ++panel) {
+    fill(shared.queries[panel], unit.q + (uint64_t{blockIdx.y} * kPanels + panel) * kPanelBytes,
+         kPanelBytes, kPanelBytes, 0);
+    load_queries(queries, panel, slot_at(shared.queries[panel]), 0, span.begin, span.count);
+  }
+  const uint32_t first_position = args.position + span.begin - args.row_begin;
+  const uint32_t tokens = AttendPrefill::last_tokens(args);
+  const uint32_t pages = AttendPrefill::num_pages(args);  // also those later than this half's rows
+  const uint32_t split = shape.split_tokens / kPageTokens;
+  sm90::PrefillAttention<kPanels> part;
+  sm90::PrefillTotal<kPanels> total;
+  for (uint32_t begin = 0; begin < pages; begin += split) {
+    clear(part, span.count, shape.head_dim);
+    attend_pages(
+        part, queries, begin, min(begin + split, pages), span.count, shape,
+        [&](uint32_t page) { return take_page_of(shared, unit, page, page_tokens(tokens, page)); },
+        [](const Pages&) {},
+        [&](uint32_t page, uint32_t row) { return page_tokens(first_position + row + 1, page); });
+    if (begin != 0) {
+      fold_back(part, total, span.count, shape.head_dim);
+    }
+    save(total, part, span.count, shape.head_dim);
+  }
+  for (uint32_t panel = 0; panel < kPanels; ++panel) {
+    write_panel(shared, unit, take_attention(part, panel, span.count, shape.head_dim), span.count,
+                panel, false, span.begin - args.row_begin);
+  }
+}
+
+/// Grid: tokens. With `partials`, every split's result goes there, else the finished row to `out`.
+template <uint32_t kPanels, uint32_t kGroups>
+__global__ void __launch_bounds__(kThreads) decode(const __grid_constant__ Unit unit) {
+  Shared& shared = shared_memory();
+  const ModelShape& shape = unit.shape;
+  const uint32_t group = shape.group();
+  const uint32_t tile_bytes = shape.padded_group() * kRowBytes;
+  const uint32_t context = unit.args.position + blockIdx.x + 1;
+  sm90::DecodeQueries<kPanels, kGroups> queries{sm90::shared_address(shared.scratch), kBarrier,
+                                                shared.maxima};
+  for (uint32_t panel = 0; panel < kPanels; ++panel) {
+    fill(shared.queries[0] + panel * tile_bytes,
+         unit.q + (uint64_t{blockIdx.x} * kPanels + panel) * tile_bytes, group * kRowBytes,
+         tile_bytes, kNanPair);
+  }
+  __syncthreads();
+  for (uint32_t panel = 0; panel < kPanels; ++panel) {
+    load_queries(queries, panel, slot_at(shared.queries[0]), panel * tile_bytes, 0, group);
+  }
+  const uint32_t pages = ceil_div(context, kPageTokens);
+  const uint32_t split = shape.split_tokens / kPageTokens;
+  const uint32_t max_splits = ceil_div(AttendPrefill::num_pages(unit.args), split);
+  sm90::DecodeAttention<kPanels, kGroups> total;
+  sm90::DecodeAttention<kPanels, kGroups> part;
+  clear(total, group, shape.head_dim);
+  for (uint32_t begin = 0; begin < pages; begin += split) {
+    clear(part, group, shape.head_dim);
+    attend_pages(
+        part, queries, begin, min(begin + split, pages), group, shape,
+        [&](uint32_t page) { return take_page_of(shared, unit, page, page_tokens(context, page)); },
+        [](const Pages&) {}, [&](uint32_t page, uint32_t) { return page_tokens(context, page); });
+    if (unit.partials == nullptr) {
+      fold(total, part, group, shape.head_dim);
+      continue;
+    }
+    for (uint32_t first = 0; first < group; first += kPartialRowsPerStage) {
+      const uint32_t rows = AttendDecode::partial_rows(shape, first);
+      sm90::Stage stage{sm90::shared_address(shared.stage), shared.vector, kBarrier, 0};
+      __syncthreads();
+      store_partial(stage, part, first, rows, shape);
+      __syncthreads();
+      const uint64_t line =
+          (uint64_t{blockIdx.x} * max_splits + begin / split) * shape.padded_group() + first;
+      for (uint32_t i = threadIdx.x; i < rows * shape.partial_elems(); i += kThreads) {
+        unit.partials[line * shape.partial_elems() + i] =
+            reinterpret_cast<const float*>(shared.stage)[i];
+      }
+    }
+  }
+  for (uint32_t panel = 0; panel < kPanels && unit.partials == nullptr; ++panel) {
+    write_panel(shared, unit, take_attention(total, panel, group, shape.head_dim), group, panel,
+                true, 0);
+  }
+}
+
+/// Grid: tokens, chunks of 8 heads.
+template <uint32_t kPanels>
+__global__ void __launch_bounds__(kThreads) merge(const __grid_constant__ Unit unit) {
+  Shared& shared = shared_memory();
+  const ModelShape& shape = unit.shape;
+  const uint32_t first = blockIdx.y * kPartialRowsPerStage;
+  const uint32_t heads = AttendDecode::partial_rows(shape, first);
+  const uint32_t split = shape.split_tokens / kPageTokens;
+  const uint32_t max_splits = ceil_div(AttendPrefill::num_pages(unit.args), split);
+  const uint32_t splits = ceil_div(unit.args.position + blockIdx.x + 1, shape.split_tokens);
+  sm90::DecodeAttention<kPanels, 1> total;
+  sm90::DecodeAttention<kPanels, 1> part;
+  clear(total, heads, shape.head_dim);
+  for (uint32_t i = 0; i < splits; ++i) {
+    const uint64_t line = (uint64_t{blockIdx.x} * max_splits + i) * shape.padded_group() + first;
+    const uint32_t bytes = heads * shape.partial_elems() * 4;
+    __syncthreads();
+    fill(shared.scratch,
+         reinterpret_cast<const std::byte*>(unit.partials + line * shape.partial_elems()), bytes,
+         bytes, 0);
+    __syncthreads();
+    load_partial(part, slot_at(shared.scratch), heads, shape);
+    fold(total, part, heads, shape.head_dim);
+  }
+  for (uint32_t panel = 0; panel < kPanels; ++panel) {
+    write_panel(shared, unit, take_attention(total, panel, heads, shape.head_dim), heads, panel,
+                true, first);
+  }
+}
+
+}  // namespace attention_test
