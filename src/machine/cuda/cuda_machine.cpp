@@ -49,6 +49,8 @@ CudaMachine::CudaMachine(const ModelShape& shape, const StepLimits& limits,
       layout_(heap_layout(shape, limits)),
       report_(sizeof(sm90::WatchdogReport)) {
   check(shape.world == 1, "cuda machine", "expected one GPU, got ", shape.world);
+  check(shape.group() <= kMaxDecodeHeads, "cuda machine", "expected at most ", kMaxDecodeHeads,
+        " query heads a KV head, got ", shape.group());
   int device = 0;
   check_cuda(cudaGetDevice(&device));
   int sms = 0;

@@ -15,7 +15,6 @@ inline constexpr uint32_t kWarpThreads = 32;
 inline constexpr uint32_t kWarpsPerConsumer = 4;
 inline constexpr uint32_t kInstructionRing = 2;  // one claimed ahead
 
-inline constexpr uint32_t kMaxDecodeHeads = 16;  // query heads of a KV head, at most
 inline constexpr uint32_t kOnesBytes = 8 * 16 * 2;
 
 /// An instruction in the ring, resolved for its layer.
