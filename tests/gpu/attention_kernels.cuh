@@ -40,7 +40,7 @@ struct Shared {
   alignas(1024) std::byte scratch[kSlotBytes];
   alignas(1024) std::byte stage[kStageBytes];
   alignas(16) uint32_t ones[64];
-  float maxima[sm90::kWarpsPerConsumer][sm90::kMaxDecodeHeads];
+  float maxima[sm90::kWarpsPerConsumer][kMaxDecodeHeads];
   float vector[64];
 };
 
