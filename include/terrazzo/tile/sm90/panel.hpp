@@ -18,6 +18,38 @@ __device__ __forceinline__ void store_shared_bf16(uint32_t address, float value)
   *static_cast<bf16*>(__cvta_shared_to_generic(address)) = to_bf16(value);
 }
 
+__device__ __forceinline__ uint32_t load_shared_word(uint32_t address) {
+  return *static_cast<const uint32_t*>(__cvta_shared_to_generic(address));
+}
+
+__device__ __forceinline__ void store_shared_word(uint32_t address, uint32_t value) {
+  *static_cast<uint32_t*>(__cvta_shared_to_generic(address)) = value;
+}
+
+/// The two bf16 of a word.
+__device__ __forceinline__ float low_bf16(uint32_t word) { return __uint_as_float(word << 16); }
+__device__ __forceinline__ float high_bf16(uint32_t word) {
+  return __uint_as_float(word & 0xffff0000u);
+}
+
+/// Calls f(row, chunk, pair, low, high) for a thread's two rows, if they are among the first
+/// `rows`: columns 8 * chunk + pair and the next one.
+template <class F>
+__device__ __forceinline__ void for_each_row_pair(Panel& panel, uint32_t rows, F f) {
+  const ThreadPlace place = thread_place();
+#pragma unroll
+  for (uint32_t half = 0; half < 2; ++half) {
+    const uint32_t row = place.row + half * 8;
+    if (row < rows) {
+#pragma unroll
+      for (uint32_t chunk = 0; chunk < kPanelCols / kChunkElems; ++chunk) {
+        f(row, chunk, place.pair, panel.values[chunk * 4 + half * 2],
+          panel.values[chunk * 4 + half * 2 + 1]);
+      }
+    }
+  }
+}
+
 // --- row vectors: thread r works on row r, until `rstd` shows them to all ---
 
 __device__ __forceinline__ void clear(RowVector& vector) {
@@ -116,7 +148,7 @@ __device__ __forceinline__ SmallPanel take_panel(const SmallAccumulator& acc, ui
 
 __device__ __forceinline__ float silu_mul(float gate, float up) {
   constexpr float kLog2E = 1.44269504f;
-  return gate / (1.0f + exp2_approx(-gate * kLog2E)) * up;
+  return __fdividef(gate, 1.0f + exp2_approx(-gate * kLog2E)) * up;
 }
 
 /// silu(gate) * up of output panel `panel`, from accumulator panels 2 * panel and 2 * panel + 1.
@@ -173,6 +205,13 @@ __device__ __forceinline__ void for_each_element(SmallGatedPanel& panel, F f) {
   }
 }
 
+__device__ __forceinline__ void rotate_pair(float& low, float& high, float cosine, float sine) {
+  const float a = low;
+  const float b = high;
+  low = fmaf(a, cosine, -(b * sine));
+  high = fmaf(b, cosine, a * sine);
+}
+
 /// Rotary embedding; see the host machine's.
 template <class AnyPanel, class TableOf>
 __device__ __forceinline__ void rotate(AnyPanel& panel, uint32_t head_panel, uint32_t head_dim,
@@ -192,6 +231,29 @@ __device__ __forceinline__ void rotate(AnyPanel& panel, uint32_t head_panel, uin
       });
 }
 
+/// The same for rows in the accumulators' own order: cosines and sines of two columns in one load
+/// each.
+template <class TableOf>
+__device__ __forceinline__ void rotate(Panel& panel, uint32_t head_panel, uint32_t head_dim,
+                                       uint32_t rows, TableOf table_of) {
+  const ThreadPlace place = thread_place();
+#pragma unroll
+  for (uint32_t half = 0; half < 2; ++half) {
+    const uint32_t row = place.row + half * 8;
+    if (row < rows) {
+      const float* const cosines = table_of(row) + head_panel * kPanelCols / 2 + place.pair;
+#pragma unroll
+      for (uint32_t run = 0; run < kPanelCols / (2 * kPairRun); ++run) {
+        const auto cosine = *reinterpret_cast<const float2*>(cosines + run * kPairRun);
+        const auto sine = *reinterpret_cast<const float2*>(cosines + head_dim / 2 + run * kPairRun);
+        float* const low = panel.values + run * 8 + half * 2;
+        rotate_pair(low[0], low[4], cosine.x, sine.x);
+        rotate_pair(low[1], low[5], cosine.y, sine.y);
+      }
+    }
+  }
+}
+
 /// panel[r] += bf16 row first_row + r of a swizzled tile in a slot.
 template <class AnyPanel>
 __device__ __forceinline__ void add_tile(AnyPanel& panel, const Slot& slot, uint32_t first_row,
@@ -201,6 +263,19 @@ __device__ __forceinline__ void add_tile(AnyPanel& panel, const Slot& slot, uint
       value += load_shared_bf16(slot.data + element_offset(first_row + row, column));
     }
   });
+}
+
+/// The same for rows in the accumulators' own order: a thread's two columns are one word.
+__device__ __forceinline__ void add_tile(Panel& panel, const Slot& slot, uint32_t first_row,
+                                         uint32_t rows) {
+  for_each_row_pair(
+      panel, rows,
+      [&](uint32_t row, uint32_t chunk, uint32_t pair, float& low, float& high) TERRAZZO_LAMBDA {
+        const uint32_t word = load_shared_word(slot.data + chunk_offset(first_row + row, chunk) +
+                                               pair * uint32_t{sizeof(bf16)});
+        low += low_bf16(word);
+        high += high_bf16(word);
+      });
 }
 
 /// Rows from `first_row` of a slot that holds bf16 rows as memory has them, not swizzled.
@@ -227,6 +302,19 @@ __device__ __forceinline__ void store_panel(Stage& stage, AnyPanel panel, uint32
   });
 }
 
+template <class TargetRow>
+__device__ __forceinline__ void store_panel(Stage& stage, Panel panel, uint32_t rows,
+                                            TargetRow target_row) {
+  for_each_row_pair(
+      panel, rows,
+      [&](uint32_t row, uint32_t chunk, uint32_t pair, float& low, float& high) TERRAZZO_LAMBDA {
+        const uint32_t swizzle = target_row(row) & 7u;
+        store_shared_word(stage.tile + (row - swizzle) * kRowBytes + chunk_offset(swizzle, chunk) +
+                              pair * uint32_t{sizeof(bf16)},
+                          pack_bf16x2(low, high));
+      });
+}
+
 /// Sum of squares of each rounded row of the stage, into its vector: in order of the columns,
 /// whichever shape wrote the rows.
 __device__ __forceinline__ void sum_squares(Stage& stage, uint32_t rows) {
@@ -234,9 +322,14 @@ __device__ __forceinline__ void sum_squares(Stage& stage, uint32_t rows) {
   const uint32_t thread = thread_place().thread;
   if (thread < rows) {
     float sum = 0.0f;
-    for (uint32_t column = 0; column < kPanelCols; ++column) {
-      const float value = load_shared_bf16(stage.tile + element_offset(thread, column));
-      sum = fmaf(value, value, sum);
+#pragma unroll
+    for (uint32_t chunk = 0; chunk < kPanelCols / kChunkElems; ++chunk) {
+      const uint4 words = *static_cast<const uint4*>(
+          __cvta_shared_to_generic(stage.tile + chunk_offset(thread, chunk)));
+      for (const uint32_t word : {words.x, words.y, words.z, words.w}) {
+        sum = fmaf(low_bf16(word), low_bf16(word), sum);
+        sum = fmaf(high_bf16(word), high_bf16(word), sum);
+      }
     }
     stage.vector[thread] = sum;
   }
