@@ -10,8 +10,8 @@ namespace {
 
 using Machine = sm90::TileMachine;
 
-constexpr int kServiceRegisters = 40;
-constexpr int kConsumerRegisters = 232;
+constexpr int kServiceRegisters = 56;
+constexpr int kConsumerRegisters = 224;
 static_assert(128 * kServiceRegisters + 256 * kConsumerRegisters <= 64 * 1024);
 
 __global__ void __launch_bounds__(kBlockThreads, 1)
