@@ -49,12 +49,12 @@ struct Session {
 
 inline constexpr uint32_t kWorlds[] = {1, 2, 4, 8};
 
-/// The degree goes round with the seed. One session in 16 decodes so many sequences that there are
+/// The degree goes round with the seed. One session in 4 decodes so many sequences that there are
 /// several row blocks and compact blocks.
-inline Session make_session(uint64_t seed) {
+inline Session make_session(uint64_t seed, bool crowds = true) {
   Random random(seed);
   const uint32_t world = kWorlds[seed % std::size(kWorlds)];
-  const bool crowd = seed / std::size(kWorlds) % 4 == 3;
+  const bool crowd = crowds && seed / std::size(kWorlds) % 4 == 3;
   ModelShape shape = tiny_shape(random, world);
   if (crowd) {
     shape.head_dim = 64;

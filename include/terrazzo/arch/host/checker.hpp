@@ -173,7 +173,9 @@ class Checker {
     }
   }
 
-  void write(const Accessor& by, const Clock& clock, const std::byte* target, uint32_t bytes) {
+  /// A copy into the heap, issued by `by` when its clock was `clock`, that lands at `epoch`.
+  void write(const Accessor& by, const Clock& clock, uint32_t epoch, const std::byte* target,
+             uint32_t bytes) {
     HeapShadow* const shadow = find(target);
     if (shadow == nullptr) {
       fail("race", name_of(by), " writes outside the heaps");
@@ -187,7 +189,7 @@ class Checker {
       for (uint32_t i = cell.more_reads; i != kNone; i = more_reads_[i].next) {
         require_ordered(more_reads_[i].read, clock, by, " writes ", *shadow, at, " read by ");
       }
-      cell = {launch_, true, {by, clock[by.agent]}, {}, kNone};
+      cell = {launch_, true, {by, epoch}, {}, kNone};
     }
   }
 

@@ -29,10 +29,10 @@ struct PendingCopy {
   std::byte* target;
   const std::byte* source;
   uint32_t bytes;
-  uint32_t epoch;                // of the issuing role, at issue
-  Barrier* full;                 // loads: the barrier that counts the bytes; stores: null
-  uint8_t* valid;                // loads: the slot's shadow of the target
-  uint32_t position;             // in the queue, of the instruction that issued it
+  Clock clock;        // of the role, at issue: what it acquires later does not order the copy
+  Barrier* full;      // loads: the barrier that counts the bytes; stores: null
+  uint8_t* valid;     // loads: the slot's shadow of the target
+  uint32_t position;  // in the queue, of the instruction that issued it
   std::vector<std::byte> taken;  // stores: the bytes, once read out of the stage
 };
 
@@ -173,7 +173,7 @@ class Role {
                                 target,
                                 source,
                                 bytes,
-                                clock_[agent_],
+                                clock_,
                                 &full,
                                 &shadow_->slot_valid[slot][slot_offset / kShadowBytes],
                                 position(),
@@ -194,7 +194,8 @@ class Role {
       fail("protocol", describe(), " stores to ", checker_->place_of(target),
            " bytes that their writer did not make visible with the proxy fence");
     }
-    copies_->pending.push_back({this, target, source, bytes, 0, nullptr, nullptr, position(), {}});
+    copies_->pending.push_back(
+        {this, target, source, bytes, clock_, nullptr, nullptr, position(), {}});
     ++unread_;
     ++unwritten_;
     if (checker_->options.lateness == Lateness::kEager) {
@@ -221,18 +222,18 @@ class Role {
     PendingCopy& copy = queue.pending[index];
     Role& role = *copy.role;
     if (copy.full != nullptr) {
-      Clock clock = role.clock_;
-      clock[role.agent_] = copy.epoch;
-      checker.read({role.agent_, copy.position}, clock, copy.source, copy.bytes, copy.valid);
+      checker.read({role.agent_, copy.position}, copy.clock, copy.source, copy.bytes, copy.valid);
       std::memcpy(copy.target, copy.source, copy.bytes);
-      join(copy.full->next_clock, clock);
+      join(copy.full->next_clock, copy.clock);
       copy.full->complete_bytes(copy.bytes);
     } else if (copy.taken.empty()) {
       copy.taken.assign(copy.source, copy.source + copy.bytes);
       --role.unread_;
       return;
     } else {
-      checker.write({role.agent_, copy.position}, role.clock_, copy.target, copy.bytes);
+      // Its epoch is of now: it is not part of what the role published while it was on its way.
+      checker.write({role.agent_, copy.position}, copy.clock, role.clock_[role.agent_], copy.target,
+                    copy.bytes);
       std::memcpy(copy.target, copy.taken.data(), copy.bytes);
       --role.unwritten_;
     }
