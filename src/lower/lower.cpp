@@ -12,6 +12,8 @@ namespace {
 
 using enum CounterFamily;
 
+// A row's logits pass through one SM several times; more SMs share the rows of a block.
+constexpr uint32_t kRowsPerSample = 8;
 constexpr uint32_t kWaveBlocks = 16;  // row blocks that share a weight tile while it is in L2
 
 struct BlockRange {
@@ -315,11 +317,13 @@ class Lowering {
     for (uint32_t block = gpu_; block < compact_blocks_; block += shape_.world) {
       const uint32_t end = block * kRowBlock + compact_rows_of(block);
       const BlockRange& readers = sampled_readers_[block];
-      // One instruction a half; together they add the same to every block's counter.
-      const uint32_t increment = compact_rows_of(block) > kHalfRows ? 1 : 2;
-      for (uint32_t row = block * kRowBlock; row < end; row += kHalfRows) {
+      // Together a block's instructions add the same to its counter, however many rows it has.
+      uint32_t increments = kRowBlock / kRowsPerSample;
+      for (uint32_t row = block * kRowBlock; row < end; row += kRowsPerSample) {
+        const uint32_t increment = row + kRowsPerSample < end ? 1 : increments;
+        increments -= increment;
         Instruction& instruction = emitter_.emit(Opcode::kSample);
-        instruction.args.sample = {row, std::min(kHalfRows, end - row)};
+        instruction.args.sample = {row, std::min(kRowsPerSample, end - row)};
         emitter_.wait(instruction, counter(kCand, block));
         if (readers.count > 0) {
           emitter_.wait(instruction, previous(kX, readers.first), readers.count);

@@ -103,12 +103,11 @@ struct LmHead {
   }
 
   static TERRAZZO_GROUP_FN bool any_has_slot(const LogitInfo* infos, uint32_t rows) {
+    bool any = false;  // no early way out: the loads run side by side
     for (uint32_t i = 0; i < rows; ++i) {
-      if (infos[i].logits_slot != kNoLogits) {
-        return true;
-      }
+      any |= infos[i].logits_slot != kNoLogits;
     }
-    return false;
+    return any;
   }
 };
 
