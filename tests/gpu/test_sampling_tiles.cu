@@ -12,9 +12,8 @@
 #include <vector>
 
 #include "machine/cuda/check_cuda.hpp"
+#include "sampling_kernels.cuh"
 #include "sampling_twin.hpp"
-#include "terrazzo/tile/sm90/gather.hpp"
-#include "terrazzo/tile/sm90/sampling.hpp"
 
 namespace terrazzo::testing {
 namespace {
@@ -23,184 +22,10 @@ using cuda::check_cuda;
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr uint32_t kLogitsPerSlot = kSlotBytes / sizeof(float);
-constexpr uint32_t kCandidatesPerSlot = kSlotBytes / sizeof(Candidate);
 
 // Sums of 256 terms in (0, 1] by another tree and another exp2: a few units in the last place.
 constexpr double kSumTolerance = 2e-6;
 constexpr double kLogprobTolerance = 2e-5;
-
-// --- kernels: one warpgroup, one stage, one slot ---
-
-struct alignas(1024) Memory {
-  std::byte stage[kStageBytes];
-  std::byte slot[kSlotBytes];
-  float vector[kStageVectorElems];
-  float factors[kHalfRows];
-};
-
-constexpr uint32_t kBarrier = 1;
-
-__device__ sm90::Stage stage_of(Memory& memory) {
-  return {sm90::shared_address(memory.stage), memory.vector, kBarrier, 0};
-}
-__device__ sm90::Slot slot_of(Memory& memory) { return {sm90::shared_address(memory.slot), 0}; }
-
-__device__ void copy_bytes(void* target, const void* source, uint32_t bytes) {
-  __syncthreads();
-  for (uint32_t i = threadIdx.x; i < bytes / 4; i += blockDim.x) {
-    static_cast<uint32_t*>(target)[i] = static_cast<const uint32_t*>(source)[i];
-  }
-  __syncthreads();
-}
-
-/// [rows][256] logits as a product of token rows, or of weight rows, leaves them.
-__device__ __forceinline__ void load_logits(sm90::Accumulator& acc, const float* logits) {
-  const sm90::ThreadPlace place = sm90::thread_place();
-#pragma unroll
-  for (uint32_t i = 0; i < kColTile / 2; ++i) {
-    acc.values[i] =
-        logits[(place.row + i % 4 / 2 * 8) * kColTile + i / 4 * 8 + place.pair + i % 2];
-  }
-}
-
-__device__ __forceinline__ void load_logits(sm90::SmallAccumulator& acc, const float* logits) {
-  const sm90::ThreadPlace place = sm90::thread_place();
-#pragma unroll
-  for (uint32_t panel = 0; panel < kPanelsPerColTile; ++panel) {
-#pragma unroll
-    for (uint32_t i = 0; i < sm90::kSmallTokensPerConsumer / 2; ++i) {
-      acc.values[panel][i] = logits[(i / 4 * 8 + place.pair + i % 2) * kColTile +
-                                    panel * kPanelCols + place.row + i % 4 / 2 * 8];
-    }
-  }
-}
-
-struct CandidateRun {
-  const float* logits;  // [64][256]
-  const LogitInfo* infos;
-  uint32_t rows;
-  uint32_t columns;
-  uint32_t first_id;
-  uint32_t vocab;
-  std::byte* stages;  // [1 + 8][kStageBytes]: candidates, then 32 columns each
-  long long* cycles;
-};
-
-template <class Acc>
-__global__ void __launch_bounds__(128) run_candidates(const __grid_constant__ CandidateRun run) {
-  __shared__ Memory memory;
-  Acc acc;
-  load_logits(acc, run.logits);
-  sm90::Stage stage = stage_of(memory);
-  __syncthreads();
-  const long long begin = clock64();
-  find_candidates(stage, acc, run.rows, run.columns, run.first_id, run.vocab, run.infos);
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    *run.cycles = clock64() - begin;
-  }
-  copy_bytes(run.stages, memory.stage, kStageBytes);
-#pragma unroll 1
-  for (uint32_t piece = 0; piece < 8; ++piece) {
-    store_plain_columns(stage, acc, piece * 32, run.rows);
-    copy_bytes(run.stages + (1 + piece) * kStageBytes, memory.stage, kStageBytes);
-  }
-}
-
-struct SampleRun {
-  const Candidate* candidates;  // [rows][tiles]
-  const float* logits;          // [rows][vocab rounded up to 4]
-  const LogitInfo* infos;
-  uint32_t rows;
-  uint32_t tiles;
-  uint32_t vocab;
-  SampledToken* tokens;
-  long long* cycles;  // of the verbs on logits
-};
-
-/// As sample's consumer: several rows' candidates in a slot, or a part of a row's.
-__global__ void __launch_bounds__(128) run_sample(const __grid_constant__ SampleRun run) {
-  __shared__ Memory memory;
-  sm90::Stage stage = stage_of(memory);
-  const sm90::Slot slot = slot_of(memory);
-  long long cycles = 0;
-  clear_totals(stage, run.rows);
-  const uint32_t fit = max(kCandidatesPerSlot / run.tiles, 1u);
-  for (uint32_t row = 0; row < run.rows; row += fit) {
-    const uint32_t rows = min(fit, run.rows - row);
-    for (uint32_t first = 0; first < run.tiles; first += kCandidatesPerSlot) {
-      const uint32_t count = min(kCandidatesPerSlot, run.tiles - first);
-      copy_bytes(memory.slot, run.candidates + uint64_t{row} * run.tiles + first,
-                 rows * count * sizeof(Candidate));
-      fold_candidates(stage, row, rows, slot, 0, count);
-    }
-  }
-  const uint64_t row_logits = round_up(run.vocab, 4u);
-  for (uint32_t row = 0; row < run.rows; ++row) {
-    TokenFilter filter{};
-    for (uint32_t pass = 0; pass < filter_passes(run.infos[row], run.vocab); ++pass) {
-      for (uint32_t first = 0; first < run.vocab; first += kLogitsPerSlot) {
-        const uint32_t count = min(kLogitsPerSlot, run.vocab - first);
-        copy_bytes(memory.slot, run.logits + row * row_logits + first,
-                   round_up(count, 4u) * sizeof(float));
-        const long long begin = clock64();
-        if (first == 0) {
-          begin_pass(filter, stage, row, pass, run.infos[row], run.vocab);
-        }
-        add_logits(filter, stage, slot, first, count, run.infos[row]);
-        if (first + kLogitsPerSlot >= run.vocab) {
-          end_pass(filter, stage, row, run.infos[row]);
-        }
-        __syncthreads();
-        cycles += clock64() - begin;
-      }
-    }
-  }
-  finish_tokens(stage, run.rows);
-  if (threadIdx.x == 0) {
-    *run.cycles = cycles;
-  }
-  copy_bytes(run.tokens, memory.stage + kTokensOffset, run.rows * sizeof(SampledToken));
-}
-
-struct GatherRun {
-  const float* sums;
-  const uint32_t* sources;
-  const bf16* tile;
-  const bf16* weight;
-  uint32_t lines;
-  uint32_t slot_rows;
-  uint32_t first_row;
-  uint32_t rows;
-  uint32_t hidden;
-  float eps;
-  std::byte* out;
-};
-
-__global__ void __launch_bounds__(128) run_gather(const __grid_constant__ GatherRun run) {
-  __shared__ Memory memory;
-  sm90::Stage stage = stage_of(memory);
-  const sm90::Slot slot = slot_of(memory);
-  sm90::RowVector factors{memory.factors, kBarrier};
-  for (uint32_t i = threadIdx.x; i < kStageBytes / 4; i += blockDim.x) {
-    reinterpret_cast<uint32_t*>(memory.stage)[i] = 0;
-  }
-  const auto source = [&](uint32_t row) TERRAZZO_LAMBDA { return run.sources[row]; };
-  clear(factors);
-  copy_bytes(memory.slot, run.sums, run.lines * run.slot_rows * 4 * sizeof(float));
-  add_gathered_lines(factors, slot, run.lines, run.slot_rows, run.first_row, run.rows,
-                     [&](uint32_t row) TERRAZZO_LAMBDA { return source(row) % 4; });
-  rstd(factors, run.hidden, run.eps, run.rows);
-  copy_bytes(memory.slot, run.tile, run.slot_rows * kRowBytes);
-  sm90::Panel panel;
-  load_gathered_rows(panel, slot, run.first_row, run.rows, source);
-  scale_panel(panel, factors, run.weight, run.rows);
-  store_panel(stage, panel, run.rows, [](uint32_t row) TERRAZZO_LAMBDA { return row; });
-  copy_bytes(run.out, memory.stage, kStageBytes);
-}
-
-// --- host side ---
 
 /// An array on the device.
 template <class T>

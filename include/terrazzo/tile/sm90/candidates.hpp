@@ -24,12 +24,15 @@ struct BestToken {
   uint32_t id = 0xffffffffu;
   float logit = 0.0f;
 
+  /// The other one if it `wins`: the same order, without branches.
   __device__ __forceinline__ void take(float other_key, uint32_t other_id, float other_logit) {
-    if (wins(other_key, other_id, key, id)) {
-      key = other_key;
-      id = other_id;
-      logit = other_logit;
-    }
+    const bool invalid = key != key;
+    const bool other_invalid = other_key != other_key;
+    const bool level = (other_key == key) | (invalid & other_invalid);
+    const bool better = (other_key > key) | (invalid & !other_invalid) | (level & (other_id < id));
+    key = better ? other_key : key;
+    id = better ? other_id : id;
+    logit = better ? other_logit : logit;
   }
   __device__ __forceinline__ void take(const BestToken& other) {
     take(other.key, other.id, other.logit);
@@ -95,10 +98,11 @@ __device__ __forceinline__ void scan_columns(BestToken& best, float (&sums)[2],
   }
 #pragma unroll
   for (uint32_t k = 0; k < kScanColumns; ++k) {
+    // A column that is no token has the place of none: an invalid key and the highest id.
     const uint32_t column = first + k / 2 * kPanelCols + k % 2 * step;
-    if (column < existing) {
-      best.take(keys[k], first_id + column, values[k]);
-    }
+    const bool exists = column < existing;
+    best.take(exists ? keys[k] : std::numeric_limits<float>::quiet_NaN(),
+              exists ? first_id + column : 0xffffffffu, values[k]);
   }
 }
 
