@@ -96,7 +96,7 @@ TERRAZZO_TEST(mutants_that_the_verifier_accepts_are_harmless) {
     }
   });
   std::printf("%u mutants rejected, %u accepted\n", rejected, accepted);
-  CHECK(rejected >= kLeastRejected || std::getenv("TERRAZZO_TEST_SEED") != nullptr);
+  CHECK(!runs_all_seeds() || rejected >= kLeastRejected);
 }
 
 /// The wait graph of a deadlock: every role that waits for a counter says which, seen and wanted.
@@ -186,7 +186,7 @@ TERRAZZO_TEST(the_machine_notices_most_of_what_the_verifier_rejects) {
   // A signal that never comes is always seen; what races only sometimes is seen in most cases.
   CHECK_EQ(tallies[MutationKind::kDropSignal].nothing, 0U);
   CHECK_EQ(total.other_bits, 0U);
-  CHECK(2 * total.noticed() > total.noticed() + total.nothing);
+  CHECK(!runs_all_seeds() || total.noticed() > total.nothing);
 }
 
 }  // namespace
