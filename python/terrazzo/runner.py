@@ -26,6 +26,12 @@ def tensor_parallel_degrees(num_kv_heads: int, limit: int = 8) -> list[int]:
     return [n for n in range(1, limit + 1) if num_kv_heads % n == 0]
 
 
+def _require_positive(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ValueError(f"[runner] expected {name} of at least 1, got {value}")
+
+
 def arrays_of(batch: StepInput) -> StepArrays:
     """The step's arrays as the compiled core takes them."""
     from ._core import StepArrays
@@ -69,11 +75,20 @@ class ModelRunner:
                 f"[runner] gpus={gpus} does not divide the model's {config.num_kv_heads} KV heads; "
                 f"possible: {', '.join(map(str, degrees))}"
             )
+        _require_positive(
+            num_sms=num_sms,
+            max_batch_tokens=max_batch_tokens,
+            max_sequences=max_sequences,
+            max_model_len=max_model_len,
+            num_pages=num_pages,
+        )
         self.config: ModelConfig = config
         self.gpus = gpus
         self.max_tokens = max_batch_tokens
         self.max_sequences = min(max_sequences, max_batch_tokens)
-        self.max_model_len = min(max_model_len or config.max_position, config.max_position)
+        self.max_model_len = config.max_position
+        if max_model_len is not None:
+            self.max_model_len = min(max_model_len, config.max_position)
         pages_each = -(-self.max_model_len // PAGE_TOKENS)
         self.num_pages = num_pages if num_pages is not None else 4 * pages_each
         self.max_logit_rows = max_logit_rows if max_logit_rows is not None else self.max_sequences

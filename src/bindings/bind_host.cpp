@@ -132,12 +132,12 @@ using Outputs = nb::typed<nb::tuple, nb::ndarray<nb::numpy, int32_t, nb::ndim<1>
                           nb::ndarray<nb::numpy, float, nb::ndim<1>>,
                           nb::ndarray<nb::numpy, float, nb::ndim<2>>>;
 
-Outputs outputs_of(const HostModel& model) {
-  const auto& outputs = model.outputs();
+Outputs outputs_of(terrazzo::host::StepOutputs outputs, size_t vocab) {
   const size_t rows = outputs.tokens.size();
-  const size_t vocab = model.shape().vocab;
-  return nb::make_tuple(to_numpy(outputs.tokens, {rows}), to_numpy(outputs.logprobs, {rows}),
-                        to_numpy(outputs.logits, {outputs.logits.size() / vocab, vocab}));
+  const size_t wanted = outputs.logits.size() / vocab;
+  return nb::make_tuple(to_numpy(std::move(outputs.tokens), {rows}),
+                        to_numpy(std::move(outputs.logprobs), {rows}),
+                        to_numpy(std::move(outputs.logits), {wanted, vocab}));
 }
 
 }  // namespace
@@ -196,22 +196,24 @@ void bind_host(nb::module_& m) {
       .def(
           "step",
           [](HostModel& self, const StepArrays& arrays) {
+            terrazzo::host::StepOutputs outputs;
             {
               const nb::gil_scoped_release release;
-              self.step(arrays.request());
+              outputs = self.step(arrays.request());
             }
-            return outputs_of(self);
+            return outputs_of(std::move(outputs), self.shape().vocab);
           },
           nb::arg("arrays"), "Runs a step; (tokens, logprobs, logits).")
       .def(
           "step_checked",
           [](HostModel& self, const StepArrays& arrays, uint64_t seed,
              terrazzo::host::Lateness lateness) {
+            terrazzo::host::StepOutputs outputs;
             {
               const nb::gil_scoped_release release;
-              self.step_checked(arrays.request(), {seed, lateness, {}});
+              outputs = self.step_checked(arrays.request(), {seed, lateness, {}});
             }
-            return outputs_of(self);
+            return outputs_of(std::move(outputs), self.shape().vocab);
           },
           nb::arg("arrays"), nb::kw_only(), nb::arg("seed"), nb::arg("lateness"),
           "Runs a step under the adversary; (tokens, logprobs, logits).")

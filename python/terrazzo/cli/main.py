@@ -15,11 +15,14 @@ from . import chat, config, generate, info, verify
 
 COMMANDS = (generate, chat, verify, info, config)
 
+EXIT_FAILURE = 1  # of the machine
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 # What a user can put right: bad values, missing files or models, an extension that is not built.
+# The machine's diagnosis; by name, as naming the class would load the extension.
+LAUNCH_ERROR = "LaunchError"
 USER_ERRORS = (ValueError, OSError, ImportError, ModelError)
 
 
@@ -66,10 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except USER_ERRORS as error:
-        return _report(error)
+        return _report(error, EXIT_USER_ERROR)
+    except RuntimeError as error:
+        if type(error).__name__ != LAUNCH_ERROR:
+            raise
+        return _report(error, EXIT_FAILURE)
 
 
-def _report(error: Exception) -> int:
+def _report(error: Exception, code: int) -> int:
     try:
         shows_traceback = env.TRACEBACK.read()
     except ValueError as bad_value:
@@ -78,4 +85,4 @@ def _report(error: Exception) -> int:
         raise error
     message = " ".join(str(error).split()) or type(error).__name__
     print(f"terrazzo: error: {message}", file=sys.stderr)
-    return EXIT_USER_ERROR
+    return code

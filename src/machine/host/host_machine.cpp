@@ -127,8 +127,14 @@ void HostMachine::prepare(const LoweredStep& step, Launch& launch, Checker* chec
   }
 }
 
-void HostMachine::raise(const LoweredStep& step, const Launch& launch) {
-  throw LaunchError(launch.kind(), diagnosis(launch, step), launch.blocked());
+void HostMachine::finish(const LoweredStep& step, const Launch& launch) {
+  events_.clear();
+  for (const auto& events : sm_events_) {
+    events_.insert(events_.end(), events.begin(), events.end());
+  }
+  if (launch.kind() != FailureKind::kNone) {
+    throw LaunchError(launch.kind(), diagnosis(launch, step), launch.blocked());
+  }
 }
 
 void HostMachine::run(const LoweredStep& step) {
@@ -157,13 +163,7 @@ void HostMachine::run(const LoweredStep& step) {
     }
     run_round_robin(shares[0], launch);
   }
-  events_.clear();
-  for (const auto& events : sm_events_) {
-    events_.insert(events_.end(), events.begin(), events.end());
-  }
-  if (launch.kind() != FailureKind::kNone) {
-    raise(step, launch);
-  }
+  finish(step, launch);
 }
 
 void HostMachine::run_checked(const LoweredStep& step, const CheckOptions& options,
@@ -200,9 +200,7 @@ void HostMachine::run_checked(const LoweredStep& step, const CheckOptions& optio
     }
   }
   run_adversary(all, launch, checker, copies);
-  if (launch.kind() != FailureKind::kNone) {
-    raise(step, launch);
-  }
+  finish(step, launch);
 }
 
 const Role& HostMachine::agent(uint32_t agent) const {

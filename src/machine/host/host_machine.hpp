@@ -72,7 +72,8 @@ class HostMachine {
 
   StepParams params_of(const LoweredStep& step, uint32_t gpu) const;
   void prepare(const LoweredStep& step, Launch& launch, Checker* checker, CopyQueue* copies);
-  [[noreturn]] void raise(const LoweredStep& step, const Launch& launch);
+  /// Collects the events; throws LaunchError if the launch failed.
+  void finish(const LoweredStep& step, const Launch& launch);
 
   ModelShape shape_;
   StepLimits limits_;

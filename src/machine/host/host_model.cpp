@@ -57,16 +57,26 @@ void HostModel::lower_step(const StepRequest& request) {
   outputs_.tokens.clear();  // a step that fails leaves nothing that a placeholder may stand for
 }
 
-void HostModel::step(const StepRequest& request) {
+template <class Run>
+StepOutputs HostModel::run_step(const StepRequest& request, Run run) {
+  check(!busy_.test_and_set(std::memory_order_acquire), "step",
+        "another thread's step is running: a model takes one step at a time");
+  struct Release {
+    std::atomic_flag& flag;
+    ~Release() { flag.clear(std::memory_order_release); }
+  } const release{busy_};
   lower_step(request);
-  machine_.run(step_);
+  run(step_);
   collect();
+  return outputs_;
 }
 
-void HostModel::step_checked(const StepRequest& request, const CheckOptions& options) {
-  lower_step(request);
-  machine_.run_checked(step_, options);
-  collect();
+StepOutputs HostModel::step(const StepRequest& request) {
+  return run_step(request, [&](const LoweredStep& step) { machine_.run(step); });
+}
+
+StepOutputs HostModel::step_checked(const StepRequest& request, const CheckOptions& options) {
+  return run_step(request, [&](const LoweredStep& step) { machine_.run_checked(step, options); });
 }
 
 std::vector<std::string> HostModel::verify(const StepRequest& request) const {

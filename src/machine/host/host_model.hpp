@@ -1,6 +1,7 @@
 // A model on the host machine: weights, tables, and steps from request to sampled tokens.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,14 +33,15 @@ class HostModel {
   void set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
                   std::span<const float> rope);
 
-  void step(const StepRequest& request);
-  void step_checked(const StepRequest& request, const CheckOptions& options);
+  /// Throws Error if another thread's step is running.
+  StepOutputs step(const StepRequest& request);
+  StepOutputs step_checked(const StepRequest& request, const CheckOptions& options);
   std::vector<std::string> verify(const StepRequest& request) const;
 
-  /// Of the last step.
-  const StepOutputs& outputs() const { return outputs_; }
-
  private:
+  /// One step, from request to outputs; `run(step)` launches it.
+  template <class Run>
+  StepOutputs run_step(const StepRequest& request, Run run);
   void lower_step(const StepRequest& request);
   void collect();
 
@@ -49,6 +51,7 @@ class HostModel {
   SharedTables tables_;
   LoweredStep step_;
   StepOutputs outputs_;
+  std::atomic_flag busy_;
 };
 
 }  // namespace terrazzo::host

@@ -44,6 +44,7 @@ void run_round_robin(std::span<Sm* const> sms, Launch& launch) {
   const std::vector<Role*> roles = roles_of(sms);
   size_t live = roles.size();
   uint32_t idle_rounds = 0;
+  uint64_t last_stamp = 0;
   auto last_progress = std::chrono::steady_clock::now();
   auto last_look = last_progress;
   while (live > 0 && !launch.aborted()) {
@@ -56,13 +57,16 @@ void run_round_robin(std::span<Sm* const> sms, Launch& launch) {
       }
     }
     if (progress) {
+      launch.note_progress();
       idle_rounds = 0;
       continue;
     }
     const auto now = std::chrono::steady_clock::now();
     // Rounds are short: a long gap between two means that the whole process was stopped.
     const bool stopped = now - std::exchange(last_look, now) > launch.watchdog() / 2;
-    if (idle_rounds++ == 0 || stopped) {
+    const uint64_t stamp = launch.progress();
+    const bool others_go_on = std::exchange(last_stamp, stamp) != stamp;
+    if (idle_rounds++ == 0 || stopped || others_go_on) {
       last_progress = now;
     } else if (now - last_progress > launch.watchdog()) {
       launch.fail(FailureKind::kWatchdog, "no progress within the watchdog's limit",

@@ -206,3 +206,19 @@ def test_as_a_module() -> None:
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 2
     assert process.stderr == "terrazzo generate: error: argument --top-k: invalid int value: 'x'\n"
+
+
+def test_a_failed_launch_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The machine's diagnosis without a traceback, and a code of its own."""
+
+    class LaunchError(RuntimeError):
+        pass
+
+    def fail(*_: object, **__: object) -> None:
+        raise LaunchError("[watchdog] no progress\n  gpu 0 sm 1 loader waits")
+
+    monkeypatch.setattr(generate, "run", fail)
+    assert main(["generate", "hello"]) == 1
+    assert "error: [watchdog] no progress gpu 0 sm 1 loader waits" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -53,3 +54,34 @@ def test_too_many_query_heads_for_a_kv_head() -> None:
     config = replace(small_config(), num_heads=130)
     with pytest.raises(ValueError, match="at most 64 heads for each KV head, got 65"):
         ModelRunner(RandomCheckpoint(config))
+
+
+@pytest.mark.parametrize("name", ["num_sms", "max_batch_tokens", "max_model_len", "num_pages"])
+def test_sizes_are_positive(name: str) -> None:
+    with pytest.raises(ValueError, match=f"expected {name} of at least 1, got 0"):
+        ModelRunner(RandomCheckpoint(small_config()), **{name: 0})  # type: ignore[arg-type]
+
+
+def test_a_model_takes_one_step_at_a_time() -> None:
+    """A second thread's step is refused, not mixed with the first."""
+    runner = ModelRunner(
+        RandomCheckpoint(small_config()), num_sms=1, max_model_len=512, num_pages=16
+    )
+    batch = step_input([Part([i % 300 for i in range(400)], 0, list(range(7)), [399])])
+    alone = runner.step(batch).tokens.tolist()
+    refused, tokens = [], []
+
+    def work() -> None:
+        try:
+            tokens.append(runner.step(batch).tokens.tolist())
+        except ValueError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tokens) + len(refused) == len(threads)
+    assert all(seen == alone for seen in tokens)
+    assert all("one step at a time" in message for message in refused)

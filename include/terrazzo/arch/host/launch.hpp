@@ -56,6 +56,10 @@ class Launch {
     aborted_.store(true, std::memory_order_release);
   }
 
+  /// Some thread's roles went on; a hang is when no thread's do.
+  void note_progress() { progress_.fetch_add(1, std::memory_order_relaxed); }
+  uint64_t progress() const { return progress_.load(std::memory_order_relaxed); }
+
   std::chrono::nanoseconds watchdog() const { return std::chrono::nanoseconds(watchdog_); }
   FailureKind kind() const { return kind_; }
   const std::string& message() const { return message_; }
@@ -64,6 +68,7 @@ class Launch {
  private:
   uint64_t watchdog_;
   std::atomic<bool> aborted_{false};
+  std::atomic<uint64_t> progress_{0};
   std::mutex mutex_;
   FailureKind kind_ = FailureKind::kNone;
   std::string message_;
