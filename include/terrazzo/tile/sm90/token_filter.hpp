@@ -76,46 +76,117 @@ __device__ __forceinline__ void add_weight(uint32_t address, uint64_t weight) {
   }
 }
 
-inline constexpr uint32_t kVectorLogits = 4;  // that a thread takes at a time
+/// Adds tokens, or their weight, to a digit of the pass's histogram.
+__device__ __forceinline__ void add_amount(const TokenFilter& filter, const Stage& stage,
+                                           uint32_t digit, uint64_t amount) {
+  if (filter.pass == FilterPass::kWeigh) {
+    add_weight(weight_address(stage, digit), amount);
+  } else {
+    atomicAdd(&shared_ref<uint32_t>(count_address(stage, digit)), static_cast<uint32_t>(amount));
+  }
+}
 
-/// Adds four logits, `exists` of them, to the pass's histogram. Neighbours with the same digit go in one
-/// addition: the first digit has few values, and threads that meet at one address wait for one another.
-__device__ __forceinline__ void count_logits(const TokenFilter& filter, const Stage& stage,
-                                             const float (&logits)[kVectorLogits],
-                                             uint32_t exists) {
-  uint32_t digits[kVectorLogits];
-  bool counts[kVectorLogits];
-  bool any = false;
+inline constexpr uint32_t kVectorLogits = 4;  // that a thread takes at a time
+inline constexpr uint32_t kWarpLogits = kVectorLogits * kWarpThreads;
+
+/// Four logits of a slot, from logit `i` on, and their order keys.
+struct LogitVector {
+  float logits[kVectorLogits];
+  uint32_t keys[kVectorLogits];
+  uint32_t exist;  // how many of them
+
+  __device__ __forceinline__ LogitVector(uint32_t slot, uint32_t i, uint32_t end)
+      : exist(i < end ? end - i : 0) {
+    // Past the end lies the rest of the slot.
+    const auto vector = load_shared<float4>(slot + i * static_cast<uint32_t>(sizeof(float)));
+    logits[0] = vector.x;
+    logits[1] = vector.y;
+    logits[2] = vector.z;
+    logits[3] = vector.w;
 #pragma unroll
-  for (uint32_t i = 0; i < kVectorLogits; ++i) {
-    const uint32_t key = order_key(logits[i]);
-    counts[i] = i < exists && filter.matches(key);
-    digits[i] = filter.digit_of(key);
-    any = any || counts[i];
-  }
-  if (!any) {
-    return;
-  }
-  const bool weighs = filter.pass == FilterPass::kWeigh;
-  uint64_t amounts[kVectorLogits];
-#pragma unroll
-  for (uint32_t i = 0; i < kVectorLogits; ++i) {
-    amounts[i] = !counts[i] ? 0 : weighs ? weight_of(filter, logits[i]) : 1;
-  }
-#pragma unroll
-  for (uint32_t i = 0; i < kVectorLogits; ++i) {
-#pragma unroll
-    for (uint32_t j = i + 1; j < kVectorLogits; ++j) {
-      const bool same = digits[i] == digits[j];
-      amounts[i] += same ? amounts[j] : 0;
-      amounts[j] = same ? 0 : amounts[j];
+    for (uint32_t j = 0; j < kVectorLogits; ++j) {
+      keys[j] = order_key(logits[j]);
     }
-    if (amounts[i] != 0) {
-      if (weighs) {
-        add_weight(weight_address(stage, digits[i]), amounts[i]);
-      } else {
-        atomicAdd(&shared_ref<uint32_t>(count_address(stage, digits[i])),
-                  static_cast<uint32_t>(amounts[i]));
+  }
+
+  /// What logit `j` adds to the pass's histogram.
+  __device__ __forceinline__ uint64_t amount(const TokenFilter& filter, uint32_t j) const {
+    if (j >= exist || !filter.matches(keys[j])) {
+      return 0;
+    }
+    return filter.pass == FilterPass::kWeigh ? weight_of(filter, logits[j]) : 1;
+  }
+};
+
+/// Sum over a warp of numbers below 2^54.
+__device__ __forceinline__ uint64_t warp_sum(uint64_t value) {
+  constexpr uint32_t kPartBits = 18;
+  uint64_t sum = 0;
+#pragma unroll
+  for (uint32_t shift = 0; shift < 3 * kPartBits; shift += kPartBits) {
+    const auto part = static_cast<uint32_t>(value >> shift) & ((1u << kPartBits) - 1);
+    sum += uint64_t{__reduce_add_sync(kAllLanes, part)} << shift;
+  }
+  return sum;
+}
+
+/// The first digit, sign and most of the exponent, has few values among the logits, and threads that add at
+/// one address wait for one another: a warp keeps the sums of four values in registers, for a slot.
+__device__ __forceinline__ void count_first_digit(const TokenFilter& filter, const Stage& stage,
+                                                  const Slot& slot, uint32_t count) {
+  constexpr uint32_t kKept = 4;
+  const uint32_t thread = thread_place().thread;
+  uint32_t kept[kKept];
+  uint64_t amounts[kKept] = {};
+  const uint32_t sample =
+      filter.digit_of(LogitVector(slot.data, thread * kVectorLogits, count).keys[0]);
+  uint32_t others = kAllLanes;
+#pragma unroll
+  for (uint32_t k = 0; k < kKept; ++k) {
+    const uint32_t leader = others != 0 ? __ffs(static_cast<int>(others)) - 1 : 0;
+    const uint32_t digit = __shfl_sync(kAllLanes, sample, leader);
+    kept[k] = others != 0 ? digit : kDigitValues;
+    others &= ~__ballot_sync(kAllLanes, sample == digit);
+  }
+#pragma unroll 1
+  for (uint32_t i = thread * kVectorLogits; i < count; i += kConsumerThreads * kVectorLogits) {
+    const LogitVector vector(slot.data, i, count);
+#pragma unroll
+    for (uint32_t j = 0; j < kVectorLogits; ++j) {
+      const uint64_t amount = vector.amount(filter, j);
+      const uint32_t digit = filter.digit_of(vector.keys[j]);
+      bool added = amount == 0;
+#pragma unroll
+      for (uint32_t k = 0; k < kKept; ++k) {
+        amounts[k] += digit == kept[k] ? amount : 0;
+        added |= digit == kept[k];
+      }
+      if (!added) {
+        add_amount(filter, stage, digit, amount);
+      }
+    }
+  }
+#pragma unroll
+  for (uint32_t k = 0; k < kKept; ++k) {
+    const uint64_t sum = warp_sum(amounts[k]);
+    if (sum != 0 && thread % kWarpThreads == 0) {
+      add_amount(filter, stage, kept[k], sum);
+    }
+  }
+}
+
+/// Other digits: few logits match, and their digits differ.
+__device__ __forceinline__ void count_next_digit(const TokenFilter& filter, const Stage& stage,
+                                                 const Slot& slot, uint32_t count) {
+#pragma unroll 1
+  for (uint32_t i = thread_place().thread * kVectorLogits; i < count;
+       i += kConsumerThreads * kVectorLogits) {
+    const LogitVector vector(slot.data, i, count);
+#pragma unroll
+    for (uint32_t j = 0; j < kVectorLogits; ++j) {
+      const uint64_t amount = vector.amount(filter, j);
+      if (amount != 0) {
+        add_amount(filter, stage, filter.digit_of(vector.keys[j]), amount);
       }
     }
   }
@@ -124,7 +195,7 @@ __device__ __forceinline__ void count_logits(const TokenFilter& filter, const St
 /// The best tokens that the cut keeps. Each warp takes a quarter of the slot, in ascending order, so
 /// that the lowest ids of those tied at the cut are known.
 __device__ __forceinline__ void choose_logits(TokenFilter& filter, const Stage& stage,
-                                              uint32_t logits, uint32_t first_id, uint32_t count,
+                                              const Slot& slot, uint32_t first_id, uint32_t count,
                                               const LogitInfo& info) {
   constexpr uint32_t kQuarter = kSlotBytes / sizeof(float) / kWarpsPerConsumer;
   const uint32_t thread = thread_place().thread;
@@ -132,12 +203,13 @@ __device__ __forceinline__ void choose_logits(TokenFilter& filter, const Stage& 
   const uint32_t lane = thread % kWarpThreads;
   const uint32_t begin = warp * kQuarter;
   const uint32_t end = begin + kQuarter < count ? begin + kQuarter : count;
-  const auto logit_at = [&](uint32_t i) TERRAZZO_LAMBDA {
-    return load_shared<float>(logits + i * static_cast<uint32_t>(sizeof(float)));
-  };
   uint32_t ties = 0;
-  for (uint32_t i = begin + lane; i < end; i += kWarpThreads) {
-    ties += order_key(logit_at(i)) == filter.cut.key ? 1 : 0;
+  for (uint32_t base = begin; base < end; base += kWarpLogits) {
+    const LogitVector vector(slot.data, base + lane * kVectorLogits, end);
+#pragma unroll
+    for (uint32_t j = 0; j < kVectorLogits; ++j) {
+      ties += j < vector.exist && vector.keys[j] == filter.cut.key ? 1 : 0;
+    }
   }
   ties = __reduce_add_sync(kAllLanes, ties);
   if (lane == 0) {
@@ -154,17 +226,35 @@ __device__ __forceinline__ void choose_logits(TokenFilter& filter, const Stage& 
   named_barrier_sync(stage.barrier, kConsumerThreads);  // the next slot's ties may be written
   const KeyMaker maker(info);
   BestToken best{filter.best.key, filter.best.id, filter.best.logit};
-  for (uint32_t base = begin; base < end; base += kWarpThreads) {
-    const uint32_t i = base + lane;
-    const bool exists = i < end;
-    const float logit = exists ? logit_at(i) : 0.0f;
-    const uint32_t order = order_key(logit);
-    const bool tied = exists && order == filter.cut.key;
-    const uint32_t tied_lanes = __ballot_sync(kAllLanes, tied);
-    const uint32_t rank = seen + __popc(tied_lanes & ((1u << lane) - 1));
-    seen += __popc(tied_lanes);
-    if ((exists && order > filter.cut.key) || (tied && rank < filter.cut.ties)) {
-      best.take(maker.key(logit, first_id + i), first_id + i, logit);
+#pragma unroll 1
+  for (uint32_t base = begin; base < end; base += kWarpLogits) {
+    const uint32_t i = base + lane * kVectorLogits;
+    const LogitVector vector(slot.data, i, end);
+    bool any = false;
+#pragma unroll
+    for (uint32_t j = 0; j < kVectorLogits; ++j) {
+      any |= j < vector.exist && vector.keys[j] >= filter.cut.key;
+    }
+    if (!__any_sync(kAllLanes, any)) {
+      continue;
+    }
+    uint32_t rank = seen;  // of the lane's first tie: all of lower lanes come before
+#pragma unroll
+    for (uint32_t j = 0; j < kVectorLogits; ++j) {
+      const uint32_t tied = __ballot_sync(
+          kAllLanes, j < vector.exist && vector.keys[j] == filter.cut.key);
+      rank += __popc(tied & ((1u << lane) - 1));
+      seen += __popc(tied);
+    }
+#pragma unroll
+    for (uint32_t j = 0; j < kVectorLogits; ++j) {
+      const bool tied = vector.keys[j] == filter.cut.key;
+      const bool kept = vector.keys[j] > filter.cut.key || (tied && rank < filter.cut.ties);
+      rank += tied ? 1 : 0;
+      if (j < vector.exist && kept) {
+        best.take(maker.key(vector.logits[j], first_id + i + j), first_id + i + j,
+                  vector.logits[j]);
+      }
     }
   }
   filter.best.key = best.key;
@@ -178,15 +268,11 @@ __device__ __forceinline__ void add_logits(TokenFilter& filter, Stage& stage, co
                                            uint32_t first_id, uint32_t count,
                                            const LogitInfo& info) {
   if (filter.pass == FilterPass::kChoose) {
-    choose_logits(filter, stage, slot.data, first_id, count, info);
-    return;
-  }
-  for (uint32_t i = thread_place().thread * kVectorLogits; i < count;
-       i += kConsumerThreads * kVectorLogits) {
-    const auto vector =
-        load_shared<float4>(slot.data + i * static_cast<uint32_t>(sizeof(float)));
-    const float logits[kVectorLogits] = {vector.x, vector.y, vector.z, vector.w};
-    count_logits(filter, stage, logits, count - i);
+    choose_logits(filter, stage, slot, first_id, count, info);
+  } else if (filter.digit == 0) {
+    count_first_digit(filter, stage, slot, count);
+  } else {
+    count_next_digit(filter, stage, slot, count);
   }
 }
 
