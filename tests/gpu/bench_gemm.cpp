@@ -1,6 +1,7 @@
 // GEMM instructions through the whole interpreter: rates by rows, for the shapes of an 8B Llama.
 //
-// bench_gemm [rows ...]     prints TFLOP/s of the median launch; pair it with a library's figures of the same run
+// bench_gemm [rows ...]     prints TFLOP/s of the median launch; pair it with a library's figures
+// of the same run
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -31,7 +32,8 @@ ModelShape llama_8b_layer() {
           .split_tokens = 2048};
 }
 
-/// Random weights; a few hundred different rows are enough to keep the tensor cores' operands random.
+/// Random weights; a few hundred different rows are enough to keep the tensor cores' operands
+/// random.
 void pack_random(PackedModel& model, Matrix which, uint32_t rows, uint32_t cols,
                  std::mt19937_64& random) {
   constexpr uint32_t kDistinctRows = 509;
@@ -131,8 +133,7 @@ void run(const std::vector<uint32_t>& sizes) {
   machine.set_model(model, tables);
   std::vector<std::byte> heap(machine.layout().total_bytes);
   for (uint64_t at = 0; at + 1 < machine.layout().at(Buffer::kCounters); at += sizeof(bf16)) {
-    const bf16 value =
-        to_bf16(static_cast<float>(static_cast<int32_t>(random())) * 0x1p-31F);
+    const bf16 value = to_bf16(static_cast<float>(static_cast<int32_t>(random())) * 0x1p-31F);
     std::memcpy(heap.data() + at, &value, sizeof(value));
   }
   for (const Buffer buffer : {Buffer::kSumSqX, Buffer::kSumSqX1}) {
