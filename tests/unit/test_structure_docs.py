@@ -62,6 +62,7 @@ def known_text() -> str:
     """Everything that can define an option or a variable."""
     found = files("cmake", "third_party", "src", suffixes=(".cmake", ".txt"))
     found += files("python", "include", suffixes=(".py", ".hpp"))
+    found += files("tests/cpp", suffixes=(".hpp",))
     found += [ROOT / "CMakeLists.txt", ROOT / "pyproject.toml"]
     return "\n".join(path.read_text() for path in found)
 
