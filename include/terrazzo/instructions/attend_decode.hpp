@@ -8,9 +8,9 @@ namespace terrazzo {
 
 inline constexpr uint32_t kPartialRowsPerStage = 8;  // fp32 results of a head: at most 528 bytes
 
-/// The consumers take the two halves of the rows; rows i and half + i are streamed together, page by page:
-/// their queries (a slot each), then their pages in ascending order. A pin without content is the consumers'
-/// scratch.
+/// The consumers take the two halves of the rows; rows i and half + i are streamed together, page
+/// by page: their queries (a slot each), then their pages in ascending order. A pin without content
+/// is the consumers' scratch.
 struct AttendDecode {
   struct PageRange {
     uint32_t begin;
@@ -26,8 +26,8 @@ struct AttendDecode {
   }
 
   /// Pages of a row that this instruction covers.
-  static TERRAZZO_GROUP_FN PageRange pages_of(const StepParams& params, const AttendDecodeArgs& args,
-                                        uint32_t row) {
+  static TERRAZZO_GROUP_FN PageRange pages_of(const StepParams& params,
+                                              const AttendDecodeArgs& args, uint32_t row) {
     const uint32_t pages_per_split = params.shape.split_tokens / kPageTokens;
     const uint32_t pages = ceil_div(context_of(params, row), kPageTokens);
     const uint32_t begin = args.split_begin * pages_per_split;
@@ -35,7 +35,8 @@ struct AttendDecode {
     return {begin < pages ? begin : pages, end < pages ? end : pages};
   }
 
-  static TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction, const StepParams& params) {
+  static TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
+                                          const StepParams& params) {
     const AttendDecodeArgs& args = instruction.args.attend_decode;
     uint32_t stream = args.rows;
     for (uint32_t i = 0; i < args.rows; ++i) {
@@ -67,7 +68,8 @@ struct AttendDecode {
                     shape.group() * kRowBytes);
       }
     };
-    const auto load_page_of = [&](uint32_t i, const PageRange& pages, uint32_t page) TERRAZZO_LAMBDA {
+    const auto load_page_of = [&](uint32_t i, const PageRange& pages,
+                                  uint32_t page) TERRAZZO_LAMBDA {
       if (page >= pages.begin && page < pages.end) {
         const RowInfo& row = params.tables.rows[args.row + i];
         load_page(loader, params.tables.page_ids[row.page_table_offset + page], args.kv_head,
@@ -108,8 +110,7 @@ struct AttendDecode {
     const AttendDecodeArgs& args = storer.instruction().args.attend_decode;
     const StepParams& params = storer.params;
     const uint32_t first = storer.index() * half_rows(args);
-    const uint32_t last =
-        storer.index() == 0 ? half_rows(args) : args.rows;
+    const uint32_t last = storer.index() == 0 ? half_rows(args) : args.rows;
     for (uint32_t i = first; i < last; ++i) {
       if ((storer.instruction().flags & kPartial) != 0) {
         store_partials(storer, args, i);
@@ -121,7 +122,8 @@ struct AttendDecode {
 
   /// The finished row: a stage a head panel, one 128-byte row a query head.
   template <class M, class Tile>
-  static TERRAZZO_GROUP_FN void publish_row(Consumer<M>& consumer, const Tile& total, uint32_t row) {
+  static TERRAZZO_GROUP_FN void publish_row(Consumer<M>& consumer, const Tile& total,
+                                            uint32_t row) {
     const ModelShape& shape = consumer.params.shape;
     for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
       const auto values = take_attention(total, panel, shape.group(), shape.head_dim);
@@ -144,14 +146,15 @@ struct AttendDecode {
     }
   }
 
-  static constexpr TERRAZZO_GROUP_FN uint32_t partial_rows(const ModelShape& shape, uint32_t first) {
+  static constexpr TERRAZZO_GROUP_FN uint32_t partial_rows(const ModelShape& shape,
+                                                           uint32_t first) {
     const uint32_t left = shape.group() - first;
     return left < kPartialRowsPerStage ? left : kPartialRowsPerStage;
   }
 
   /// Address of one head's partial result in the scratch of the row's owner.
   static TERRAZZO_GROUP_FN std::byte* partial_address(const StepParams& params, uint32_t gpu,
-                                                uint32_t slot, uint32_t head) {
+                                                      uint32_t slot, uint32_t head) {
     const uint64_t index = uint64_t{slot} * params.shape.padded_group() + head;
     return params.address(gpu, Buffer::kSplits,
                           index * params.shape.partial_elems() * sizeof(float));
@@ -202,9 +205,8 @@ struct AttendDecode {
               return take_page(consumer);
             },
             [&](const PageSlots<M>& page) TERRAZZO_LAMBDA { give_back_page(consumer, page); },
-            [&](uint32_t page, uint32_t) TERRAZZO_LAMBDA {
-              return page_tokens(context_of(params, args.row + row), page);
-            });
+            [&](uint32_t page, uint32_t)
+                TERRAZZO_LAMBDA { return page_tokens(context_of(params, args.row + row), page); });
         if (partial) {
           publish_partial(consumer, part);
         } else {
@@ -232,12 +234,11 @@ struct AttendDecode {
 
   template <class M>
   static TERRAZZO_GROUP_FN void store_partials(Storer<M>& storer, const AttendDecodeArgs& args,
-                                         uint32_t i) {
+                                               uint32_t i) {
     const StepParams& params = storer.params;
     const ModelShape& shape = params.shape;
     const PageRange pages = pages_of(params, args, args.row + i);
-    const uint32_t splits =
-        ceil_div(pages.end - pages.begin, shape.split_tokens / kPageTokens);
+    const uint32_t splits = ceil_div(pages.end - pages.begin, shape.split_tokens / kPageTokens);
     const uint32_t owner = shape.owner((args.row + i) / kRowBlock);
     for (uint32_t split = 0; split < splits; ++split) {
       const uint32_t slot = args.partial_slot + i * args.num_splits + split;

@@ -12,7 +12,7 @@ struct AttendMerge {
   }
 
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
-                                              const StepParams& params) {
+                                                    const StepParams& params) {
     return {0, num_chunks(params.shape) * instruction.args.attend_merge.num_splits, 1};
   }
 
@@ -28,10 +28,10 @@ struct AttendMerge {
                                                shape.partial_elems() * sizeof(float));
       for (uint32_t split = 0; split < args.num_splits; ++split) {
         const auto slot = loader.fill(bytes);
-        loader.copy(slot, 0,
-                    AttendDecode::partial_address(params, params.gpu, args.partial_slot + split,
-                                                  first),
-                    bytes);
+        loader.copy(
+            slot, 0,
+            AttendDecode::partial_address(params, params.gpu, args.partial_slot + split, first),
+            bytes);
       }
     }
   }

@@ -7,8 +7,8 @@
 
 namespace terrazzo {
 
-/// Holds the query tile (a pin a head panel) and streams pages in ascending order. Queries are multiplied from
-/// shared memory: a consumer's registers do not hold their fragments too.
+/// Holds the query tile (a pin a head panel) and streams pages in ascending order. Queries are
+/// multiplied from shared memory: a consumer's registers do not hold their fragments too.
 struct AttendPrefill {
   static constexpr TERRAZZO_GROUP_FN uint32_t last_tokens(const AttendPrefillArgs& args) {
     return args.position + args.rows;  // visible to the last row
@@ -18,13 +18,14 @@ struct AttendPrefill {
   }
 
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
-                                              const StepParams& params) {
+                                                    const StepParams& params) {
     const AttendPrefillArgs& args = instruction.args.attend_prefill;
     return {params.shape.head_panels(), num_pages(args) * slots_per_page(params.shape), 1};
   }
 
   /// Rows of the block that this consumer owns: those of the unit in its half.
-  static constexpr TERRAZZO_GROUP_FN RowSpan rows_of(const AttendPrefillArgs& args, uint32_t consumer) {
+  static constexpr TERRAZZO_GROUP_FN RowSpan rows_of(const AttendPrefillArgs& args,
+                                                     uint32_t consumer) {
     const uint32_t half_begin = consumer * kHalfRows;
     const uint32_t half_end = half_begin + kHalfRows;
     const uint32_t end = args.row_begin + args.rows;
@@ -40,8 +41,7 @@ struct AttendPrefill {
     loader.wait_all();
     for (uint32_t panel = 0; panel < params.shape.head_panels(); ++panel) {
       const auto slot = loader.fill_pin(args.rows * kRowBytes);
-      const std::byte* const tile =
-          q_prefill_address(params, args.row_block, args.q_head, panel);
+      const std::byte* const tile = q_prefill_address(params, args.row_block, args.q_head, panel);
       loader.copy(slot, args.row_begin * kRowBytes, tile + args.row_begin * kRowBytes,
                   args.rows * kRowBytes);
     }
@@ -69,9 +69,9 @@ struct AttendPrefill {
     const uint32_t head = params.gpu * params.shape.local_heads() + args.q_head;
     for (uint32_t panel = 0; panel < params.shape.head_panels() && span.count != 0; ++panel) {
       const auto stage = storer.take();
-      storer.store(attention_row_address(params, args.row_block * kRowBlock + span.begin, head,
-                                         panel),
-                   stage, 0, span.count * kRowBytes);
+      storer.store(
+          attention_row_address(params, args.row_block * kRowBlock + span.begin, head, panel),
+          stage, 0, span.count * kRowBytes);
       storer.release(stage);
     }
   }
@@ -87,8 +87,7 @@ struct AttendPrefill {
       load_queries(queries, panel, consumer.use_pin(), 0, span.begin, span.count);
     }
     const uint32_t first_position = args.position + span.begin - args.row_begin;
-    const uint32_t pages =
-        span.count == 0 ? 0 : ceil_div(first_position + span.count, kPageTokens);
+    const uint32_t pages = span.count == 0 ? 0 : ceil_div(first_position + span.count, kPageTokens);
     const uint32_t pages_per_split = shape.split_tokens / kPageTokens;
     typename M::template PrefillAttention<kPanels> part;
     typename M::template PrefillTotal<kPanels> total;

@@ -28,11 +28,12 @@ constexpr TERRAZZO_GROUP_FN uint32_t slots_per_page(const ModelShape& shape) {
   return shape.head_panels();  // head dimension 64: K and V share a slot; 128: a slot each
 }
 
-/// Copies `tokens` rows of each panel; what is left of a V panel is filled with zeros, since a masked
-/// probability of 0 times stale bytes could be NaN.
+/// Copies `tokens` rows of each panel; what is left of a V panel is filled with zeros, since a
+/// masked probability of 0 times stale bytes could be NaN.
 template <class M>
-TERRAZZO_GROUP_FN void load_page_half(Loader<M>& loader, typename M::Slot slot, uint32_t slot_offset,
-                                uint32_t page, uint32_t kv_head, uint32_t which, uint32_t tokens) {
+TERRAZZO_GROUP_FN void load_page_half(Loader<M>& loader, typename M::Slot slot,
+                                      uint32_t slot_offset, uint32_t page, uint32_t kv_head,
+                                      uint32_t which, uint32_t tokens) {
   const StepParams& params = loader.params;
   const std::byte* const zeros = params.address(params.gpu, Buffer::kZeros, 0);
   for (uint32_t panel = 0; panel < params.shape.head_panels(); ++panel) {
@@ -47,7 +48,8 @@ TERRAZZO_GROUP_FN void load_page_half(Loader<M>& loader, typename M::Slot slot, 
 
 /// Streams the first `tokens` tokens of one page of a KV head.
 template <class M>
-TERRAZZO_GROUP_FN void load_page(Loader<M>& loader, uint32_t page, uint32_t kv_head, uint32_t tokens) {
+TERRAZZO_GROUP_FN void load_page(Loader<M>& loader, uint32_t page, uint32_t kv_head,
+                                 uint32_t tokens) {
   const ModelShape& shape = loader.params.shape;
   const uint32_t panels = shape.head_panels();
   const uint32_t key_bytes = panels * tokens * kRowBytes;
@@ -97,13 +99,14 @@ TERRAZZO_GROUP_FN void pass_page(Consumer<M>& consumer) {
   }
 }
 
-/// Pages [begin, end) of one split into a clear `part`, one online-softmax update a page. The scores of a
-/// page are multiplied while the output of the page before is; the last page is outside the loop, since
-/// a conditional wait would serialise them. `limit_of(page, row)` tokens of a page are visible to a row.
+/// Pages [begin, end) of one split into a clear `part`, one online-softmax update a page. The
+/// scores of a page are multiplied while the output of the page before is; the last page is outside
+/// the loop, since a conditional wait would serialise them. `limit_of(page, row)` tokens of a page
+/// are visible to a row.
 template <class Part, class Queries, class TakePage, class GiveBack, class LimitOf>
-TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t begin, uint32_t end,
-                                    uint32_t rows, const ModelShape& shape, TakePage take_page,
-                                    GiveBack give_back, LimitOf limit_of) {
+TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t begin,
+                                    uint32_t end, uint32_t rows, const ModelShape& shape,
+                                    TakePage take_page, GiveBack give_back, LimitOf limit_of) {
   const uint32_t panels = shape.head_panels();
   const float scale_log2 = attention_scale_log2(shape);
   const auto weigh = [&](uint32_t index) {
@@ -130,9 +133,10 @@ TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t
   give_back(page);
 }
 
-/// Tile of a global head's panel in the attention buffer of a row's owner, and the row's place in it.
+/// Tile of a global head's panel in the attention buffer of a row's owner, and the row's place in
+/// it.
 TERRAZZO_GROUP_FN std::byte* attention_row_address(const StepParams& params, uint32_t row,
-                                             uint32_t head, uint32_t panel) {
+                                                   uint32_t head, uint32_t panel) {
   const uint32_t block = row / kRowBlock;
   return tile_address(params, params.shape.owner(block), Buffer::kAttention,
                       params.shape.owned_index(block), params.shape.attention_panels(),

@@ -16,7 +16,7 @@ struct GatherNorm {
   }
 
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
-                                              const StepParams& params) {
+                                                    const StepParams& params) {
     const uint32_t panels = params.shape.hidden_panels();
     const uint32_t lines = lines_per_slot(instruction.args.gather.rows);
     return {0, ceil_div(panels, lines) + panels, 1};
@@ -33,7 +33,7 @@ struct GatherNorm {
   }
 
   static TERRAZZO_GROUP_FN const LogitInfo* compact_rows(const StepParams& params,
-                                                   const GatherArgs& args) {
+                                                         const GatherArgs& args) {
     return params.tables.logit_rows + args.compact_block * kRowBlock;
   }
 
@@ -44,19 +44,20 @@ struct GatherNorm {
     const uint32_t panels = params.shape.hidden_panels();
     const LogitInfo* const compact = compact_rows(params, args);
     loader.wait_all();
-    for_each_sums_slot(params.shape, args.rows, [&](uint32_t first, uint32_t lines) TERRAZZO_LAMBDA {
-      const auto slot = loader.fill(lines * args.rows * kGroupBytes);
-      for (uint32_t line = 0; line < lines; ++line) {
-        for (uint32_t i = 0; i < args.rows; ++i) {
-          const uint32_t row = compact[i].row;
-          const float* const source =
-              line_address(params, params.gpu, Buffer::kSumSqX, row / kRowBlock, first + line) +
-              row % kRowBlock / kGroupRows * kGroupRows;
-          loader.copy(slot, (line * args.rows + i) * kGroupBytes,
-                      reinterpret_cast<const std::byte*>(source), kGroupBytes);
-        }
-      }
-    });
+    for_each_sums_slot(
+        params.shape, args.rows, [&](uint32_t first, uint32_t lines) TERRAZZO_LAMBDA {
+          const auto slot = loader.fill(lines * args.rows * kGroupBytes);
+          for (uint32_t line = 0; line < lines; ++line) {
+            for (uint32_t i = 0; i < args.rows; ++i) {
+              const uint32_t row = compact[i].row;
+              const float* const source =
+                  line_address(params, params.gpu, Buffer::kSumSqX, row / kRowBlock, first + line) +
+                  row % kRowBlock / kGroupRows * kGroupRows;
+              loader.copy(slot, (line * args.rows + i) * kGroupBytes,
+                          reinterpret_cast<const std::byte*>(source), kGroupBytes);
+            }
+          }
+        });
     for (uint32_t panel = 0; panel < panels; ++panel) {
       const auto slot = loader.fill(args.rows * kRowBytes);
       for (uint32_t i = 0; i < args.rows;) {
@@ -83,7 +84,8 @@ struct GatherNorm {
     for_each_sums_slot(shape, args.rows, [&](uint32_t, uint32_t lines) TERRAZZO_LAMBDA {
       const auto slot = consumer.use();
       add_gathered_lines(factors, slot, lines, args.rows, span.begin, span.count,
-                         [&](uint32_t row) TERRAZZO_LAMBDA { return compact[row].row % kGroupRows; });
+                         [&](uint32_t row)
+                             TERRAZZO_LAMBDA { return compact[row].row % kGroupRows; });
       consumer.release(slot);
     });
     rstd(factors, shape.hidden, shape.norm_eps, span.count);
@@ -113,7 +115,8 @@ struct GatherNorm {
 
  private:
   /// How many compact rows from `first` on are neighbours in a row block: one copy takes them all.
-  static TERRAZZO_GROUP_FN uint32_t run_length(const LogitInfo* compact, uint32_t first, uint32_t rows) {
+  static TERRAZZO_GROUP_FN uint32_t run_length(const LogitInfo* compact, uint32_t first,
+                                               uint32_t rows) {
     const uint32_t row = compact[first].row;
     uint32_t count = 1;
     while (first + count < rows && compact[first + count].row == row + count &&

@@ -16,7 +16,8 @@ struct Sample {
   static constexpr uint32_t kLogitsPerCopy = 16 / sizeof(float);  // copies are whole 16 bytes
 
   /// The first half of the rows is consumer 0's.
-  static constexpr TERRAZZO_GROUP_FN RowSpan sample_rows(const SampleArgs& args, uint32_t consumer) {
+  static constexpr TERRAZZO_GROUP_FN RowSpan sample_rows(const SampleArgs& args,
+                                                         uint32_t consumer) {
     const uint32_t half = ceil_div(args.rows, kNumConsumers);
     return consumer == 0 ? RowSpan{0, half} : RowSpan{half, args.rows - half};
   }
@@ -29,7 +30,7 @@ struct Sample {
   /// a part of one row.
   template <class F>
   static constexpr TERRAZZO_GROUP_FN void for_each_candidate_slot(const SampleArgs& args,
-                                                            const ModelShape& shape, F f) {
+                                                                  const ModelShape& shape, F f) {
     const uint32_t total = candidates_per_row(shape);
     const uint32_t rows = kCandidatesPerSlot / total > 0 ? kCandidatesPerSlot / total : 1;
     for (uint32_t row = 0; row < args.rows; row += rows) {
@@ -42,7 +43,7 @@ struct Sample {
   /// Calls f(row, pass, piece) for each slot of logits.
   template <class F>
   static constexpr TERRAZZO_GROUP_FN void for_each_logits_slot(const SampleArgs& args,
-                                                         const StepParams& params, F f) {
+                                                               const StepParams& params, F f) {
     const uint32_t vocab = params.shape.vocab;
     const LogitInfo* const infos = params.tables.logit_rows + args.compact_row;
     for (uint32_t i = 0; i < sample_rows(args, 0).count; ++i) {
@@ -61,12 +62,13 @@ struct Sample {
   }
 
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
-                                              const StepParams& params) {
+                                                    const StepParams& params) {
     const SampleArgs& args = instruction.args.sample;
     const LogitInfo* const infos = params.tables.logit_rows + args.compact_row;
     uint32_t total = 0;
     for_each_candidate_slot(args, params.shape,
-                            [&](uint32_t, uint32_t, uint32_t, uint32_t) TERRAZZO_LAMBDA { ++total; });
+                            [&](uint32_t, uint32_t, uint32_t, uint32_t)
+                                TERRAZZO_LAMBDA { ++total; });
     for (uint32_t row = 0; row < args.rows; ++row) {
       total += filter_passes(infos[row], params.shape.vocab) *
                ceil_div(params.shape.vocab, kLogitsPerSlot);
@@ -82,7 +84,8 @@ struct Sample {
     const LogitInfo* const infos = params.tables.logit_rows + args.compact_row;
     loader.wait_all();
     for_each_candidate_slot(
-        args, shape, [&](uint32_t row, uint32_t rows, uint32_t candidate, uint32_t candidates) TERRAZZO_LAMBDA {
+        args, shape,
+        [&](uint32_t row, uint32_t rows, uint32_t candidate, uint32_t candidates) TERRAZZO_LAMBDA {
           const auto bytes = static_cast<uint32_t>(rows * candidates * sizeof(Candidate));
           const uint64_t first =
               uint64_t{args.compact_row + row} * candidates_per_row(shape) + candidate;
@@ -116,31 +119,33 @@ struct Sample {
       clear_totals(stage, span.count);
     }
     for_each_candidate_slot(args, shape,
-                            [&](uint32_t row, uint32_t rows, uint32_t, uint32_t candidates) TERRAZZO_LAMBDA {
-                              const uint32_t begin = row > span.begin ? row : span.begin;
-                              const uint32_t end = least(row + rows, span.begin + span.count);
-                              const auto slot = consumer.use();
-                              if (begin < end) {
-                                fold_candidates(stage, begin - span.begin, end - begin, slot,
-                                                (begin - row) * candidates, candidates);
-                              }
-                              consumer.release(slot);
-                            });
+                            [&](uint32_t row, uint32_t rows, uint32_t, uint32_t candidates)
+                                TERRAZZO_LAMBDA {
+                                  const uint32_t begin = row > span.begin ? row : span.begin;
+                                  const uint32_t end = least(row + rows, span.begin + span.count);
+                                  const auto slot = consumer.use();
+                                  if (begin < end) {
+                                    fold_candidates(stage, begin - span.begin, end - begin, slot,
+                                                    (begin - row) * candidates, candidates);
+                                  }
+                                  consumer.release(slot);
+                                });
     TokenFilter filter{};
-    for_each_logits_slot(args, params, [&](uint32_t row, uint32_t pass, uint32_t piece) TERRAZZO_LAMBDA {
-      const auto slot = consumer.use();
-      if (row >= span.begin && row < span.begin + span.count) {
-        if (piece == 0) {
-          begin_pass(filter, stage, row - span.begin, pass, infos[row], shape.vocab);
-        }
-        add_logits(filter, stage, slot, piece * kLogitsPerSlot, logits_in(shape, piece),
-                   infos[row]);
-        if (piece == (shape.vocab - 1) / kLogitsPerSlot) {
-          end_pass(filter, stage, row - span.begin, infos[row]);
-        }
-      }
-      consumer.release(slot);
-    });
+    for_each_logits_slot(
+        args, params, [&](uint32_t row, uint32_t pass, uint32_t piece) TERRAZZO_LAMBDA {
+          const auto slot = consumer.use();
+          if (row >= span.begin && row < span.begin + span.count) {
+            if (piece == 0) {
+              begin_pass(filter, stage, row - span.begin, pass, infos[row], shape.vocab);
+            }
+            add_logits(filter, stage, slot, piece * kLogitsPerSlot, logits_in(shape, piece),
+                       infos[row]);
+            if (piece == (shape.vocab - 1) / kLogitsPerSlot) {
+              end_pass(filter, stage, row - span.begin, infos[row]);
+            }
+          }
+          consumer.release(slot);
+        });
     if (span.count != 0) {
       finish_tokens(stage, span.count);
       consumer.publish(stage);
@@ -165,7 +170,9 @@ struct Sample {
   }
 
  private:
-  static constexpr TERRAZZO_GROUP_FN uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+  static constexpr TERRAZZO_GROUP_FN uint32_t least(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+  }
 
   /// Passes over the logits of a consumer's row `i`; none if it has no such row.
   static constexpr TERRAZZO_GROUP_FN uint32_t row_passes(const SampleArgs& args,

@@ -1,4 +1,5 @@
-// Attention tiles: queries, running results with their maxima and sums, and partial results in memory.
+// Attention tiles: queries, running results with their maxima and sums, and partial results in
+// memory.
 #pragma once
 
 #include "terrazzo/arch/host/simd/simd.hpp"
@@ -37,7 +38,8 @@ struct AttentionTile {
   AttentionState state() { return {out, max, sum}; }
 };
 
-/// Rows [first_row, first_row + rows) of a swizzled tile at byte `offset` of a slot become rows 0, 1, ...
+/// Rows [first_row, first_row + rows) of a swizzled tile at byte `offset` of a slot become rows 0,
+/// 1, ...
 inline void load_queries(Queries& queries, uint32_t panel, const Slot& slot, uint32_t offset,
                          uint32_t first_row, uint32_t rows) {
   if (rows == 0) {
@@ -57,8 +59,8 @@ inline void clear(AttentionTile& tile, uint32_t rows, uint32_t head_dim) {
   attention_clear(tile.state(), rows, head_dim);
 }
 
-/// The scores of a page begin; this machine computes them with the output, so that keys and values must be
-/// held until `output_wait`.
+/// The scores of a page begin; this machine computes them with the output, so that keys and values
+/// must be held until `output_wait`.
 inline void scores_async(AttentionTile& tile, const Queries&, PageRef keys, uint32_t, uint32_t) {
   tile.scored = keys;
 }
@@ -66,7 +68,8 @@ inline void scores_async(AttentionTile& tile, const Queries&, PageRef keys, uint
 template <int kInFlight>
 inline void scores_wait(AttentionTile&) {}
 
-/// Probabilities of the page whose scores are complete; `limit_of(row)` tokens of it are visible to a row.
+/// Probabilities of the page whose scores are complete; `limit_of(row)` tokens of it are visible to
+/// a row.
 template <class LimitOf>
 inline void softmax(AttentionTile& tile, const Queries&, uint32_t rows, LimitOf limit_of,
                     float scale_log2) {
