@@ -71,8 +71,9 @@ class Report {
     }
   }
   bool finish() const {
-    std::printf("%s %s: %llu checks, %llu failures\n", failures_ == 0 && checks_ != 0 ? "PASS" : "FAIL",
-                name_, static_cast<unsigned long long>(checks_),
+    std::printf("%s %s: %llu checks, %llu failures\n",
+                failures_ == 0 && checks_ != 0 ? "PASS" : "FAIL", name_,
+                static_cast<unsigned long long>(checks_),
                 static_cast<unsigned long long>(failures_));
     std::fflush(stdout);
     return failures_ == 0 && checks_ != 0;
@@ -126,7 +127,9 @@ LogitInfo random_info(Random& random) {
 
 std::string describe(uint32_t row, const Candidate& seen, const Candidate& wanted) {
   char text[256];
-  std::snprintf(text, sizeof text, "row %u: key %.9g id %u logit %.9g max %.9g sum %.9g, expected %.9g %u %.9g %.9g %.9g",
+  std::snprintf(text, sizeof text,
+                "row %u: key %.9g id %u logit %.9g max %.9g sum %.9g, "
+                "expected %.9g %u %.9g %.9g %.9g",
                 row, seen.key, seen.id, seen.logit, seen.max, seen.sum_exp, wanted.key, wanted.id,
                 wanted.logit, wanted.max, wanted.sum_exp);
   return text;
@@ -200,7 +203,8 @@ bool test_candidates(Random& random) {
     test.rows = round % 2 == 0 ? 1 + random() % 32 : 1 + random() % kHalfRows;
     test.columns = random() % 3 == 0 ? kPanelCols * (1 + random() % 4) : kColTile;
     test.first_id = kColTile * (random() % 500);
-    const uint32_t ends[] = {test.first_id + 100000, test.first_id + 1 + static_cast<uint32_t>(random() % kColTile),
+    const auto part = static_cast<uint32_t>(1 + random() % kColTile);
+    const uint32_t ends[] = {test.first_id + 100000, test.first_id + part,
                              test.first_id + kColTile, test.first_id};
     test.vocab = ends[random() % 8 < 5 ? 0 : random() % 4];
     test.logits = random_logits(random, size_t{kHalfRows} * kColTile, kind);
@@ -287,7 +291,8 @@ bool test_sample(Random& random) {
     for (uint32_t row = 0; row < rows; ++row) {
       char text[256];
       std::snprintf(text, sizeof text,
-                    "vocab %u row %u of %u, temperature %g top_k %u top_p %g: token %d logprob %.9g, expected %d %.9g",
+                    "vocab %u row %u of %u, temperature %g top_k %u top_p %g: "
+                    "token %d logprob %.9g, expected %d %.9g",
                     vocab, row, rows, infos[row].temperature, infos[row].top_k, infos[row].top_p,
                     seen[row].token, seen[row].logprob, wanted[row].token, wanted[row].logprob);
       report.check(seen[row].token == wanted[row].token &&

@@ -1,7 +1,8 @@
 // Verbs of lm_head: the best token of each row in a vocabulary tile, and the tile's plain logits.
 //
-// The sum over a row's 256 columns is one tree, whichever operand was the weight. Column 64 p + 16 w + 8 h + q
-// (p, w < 4; h < 2; q < 8): over p in order; the two h; q by neighbours, then pairs, then halves; w in order.
+// The sum over a row's 256 columns is one tree, whichever operand was the weight. Columns are
+// 64 p + 16 w + 8 h + q (p, w < 4; h < 2; q < 8): over p in order; the two h; q by neighbours, then pairs,
+// then halves; w in order.
 #pragma once
 
 #include "terrazzo/arch/sm90/machine.hpp"

@@ -1,5 +1,7 @@
-// Top-k and top-p on a consumer's 128 threads: histograms of a row's order keys in its stage. All threads hold
-// the same filter, except for the best token they have seen. Every barrier is reached whatever the logits are.
+// Top-k and top-p on a consumer's 128 threads: histograms of a row's order keys in its stage.
+//
+// All threads hold the same filter, except for the best token they have seen. Every barrier is reached
+// whatever the logits are.
 #pragma once
 
 #include "terrazzo/tile/sm90/candidates.hpp"
