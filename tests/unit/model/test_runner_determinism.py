@@ -43,8 +43,14 @@ CONFIGS = {
     "8 KV heads": BASE,
     "GQA 3": replace(BASE, num_heads=6, num_kv_heads=2, hidden_size=136),
     "head dimension 128": replace(BASE, num_heads=4, num_kv_heads=1, head_dim=128),
+    "GQA 17": replace(BASE, num_heads=17, num_kv_heads=1, num_layers=1),
 }
-DEGREES = {"8 KV heads": (1, 2, 4, 8), "GQA 3": (1, 2), "head dimension 128": (1,)}
+DEGREES = {
+    "8 KV heads": (1, 2, 4, 8),
+    "GQA 3": (1, 2),
+    "head dimension 128": (1,),
+    "GQA 17": (1,),
+}
 
 
 @dataclass(slots=True)
