@@ -29,7 +29,7 @@ from terrazzo.sampling import SamplingParams
 
 pytestmark = pytest.mark.t4_bench
 
-ROUNDS = 7
+ROUNDS = 5
 DECODE_PROMPT = list(range(1000, 1032))
 DECODE_TOKENS = 32
 PREFILL_PROMPT = list(range(1000, 1512))
