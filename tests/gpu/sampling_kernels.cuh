@@ -21,7 +21,9 @@ inline constexpr uint32_t kBarrier = 1;
 __device__ inline sm90::Stage stage_of(Memory& memory) {
   return {sm90::shared_address(memory.stage), memory.vector, kBarrier, 0};
 }
-__device__ inline sm90::Slot slot_of(Memory& memory) { return {sm90::shared_address(memory.slot), 0}; }
+__device__ inline sm90::Slot slot_of(Memory& memory) {
+  return {sm90::shared_address(memory.slot), 0};
+}
 
 __device__ inline void copy_bytes(void* target, const void* source, uint32_t bytes) {
   __syncthreads();
@@ -36,8 +38,7 @@ __device__ __forceinline__ void load_logits(sm90::Accumulator& acc, const float*
   const sm90::ThreadPlace place = sm90::thread_place();
 #pragma unroll
   for (uint32_t i = 0; i < kColTile / 2; ++i) {
-    acc.values[i] =
-        logits[(place.row + i % 4 / 2 * 8) * kColTile + i / 4 * 8 + place.pair + i % 2];
+    acc.values[i] = logits[(place.row + i % 4 / 2 * 8) * kColTile + i / 4 * 8 + place.pair + i % 2];
   }
 }
 

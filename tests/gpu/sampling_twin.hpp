@@ -1,4 +1,5 @@
-// The host machine's sampling verbs, for comparison: the host compiler's side of test_sampling_tiles.
+// The host machine's sampling verbs, for comparison: the host compiler's side of
+// test_sampling_tiles.
 #pragma once
 
 #include <cstdint>

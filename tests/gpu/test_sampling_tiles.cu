@@ -176,8 +176,8 @@ CandidateResult candidates_on_gpu(const CandidateCase& test) {
 }
 
 void check_candidates(Report& report, const CandidateCase& test, const CandidateResult& seen) {
-  const auto wanted = twin_candidates(test.logits, test.rows, test.columns, test.first_id,
-                                      test.vocab, test.infos);
+  const auto wanted =
+      twin_candidates(test.logits, test.rows, test.columns, test.first_id, test.vocab, test.infos);
   for (uint32_t row = 0; row < test.rows; ++row) {
     const Candidate got = seen.candidate(row);
     const Candidate& want = wanted[row];
@@ -204,8 +204,8 @@ bool test_candidates(Random& random) {
     test.columns = random() % 3 == 0 ? kPanelCols * (1 + random() % 4) : kColTile;
     test.first_id = kColTile * (random() % 500);
     const auto part = static_cast<uint32_t>(1 + random() % kColTile);
-    const uint32_t ends[] = {test.first_id + 100000, test.first_id + part,
-                             test.first_id + kColTile, test.first_id};
+    const uint32_t ends[] = {test.first_id + 100000, test.first_id + part, test.first_id + kColTile,
+                             test.first_id};
     test.vocab = ends[random() % 8 < 5 ? 0 : random() % 4];
     test.logits = random_logits(random, size_t{kHalfRows} * kColTile, kind);
     for (uint32_t row = 0; row < test.rows; ++row) {
@@ -280,7 +280,7 @@ bool test_sample(Random& random) {
       const uint32_t filter = random() % 4;
       info.top_k = filter % 2 == 0 ? 0 : 1 + random() % (random() % 2 == 0 ? 60 : vocab + 2);
       const float shares[] = {0.0F, 1e-6F, 0.9F, 0.999999F};
-      info.top_p = filter < 2            ? 1.0F
+      info.top_p = filter < 2          ? 1.0F
                    : random() % 4 == 0 ? shares[random() % 4]
                                        : 0.01F * static_cast<float>(1 + random() % 99);
       infos.push_back(info);
@@ -350,7 +350,11 @@ void print_cycles(Random& random) {
   for (const float temperature : {0.0F, 1.0F}) {
     for (const uint32_t rows : {8U, 32U, 64U}) {
       CandidateCase test{random_logits(random, size_t{kHalfRows} * kColTile, Logits::kPlain),
-                         {}, rows, kColTile, 0, 128256};
+                         {},
+                         rows,
+                         kColTile,
+                         0,
+                         128256};
       test.infos.assign(rows, {0, temperature, 0, 1.0F, 7, 3, kNoLogits});
       const long long plain = candidates_on_gpu<sm90::Accumulator>(test).cycles;
       const long long small =

@@ -8,7 +8,7 @@ SHAPES_N = (8, 16, 24, 32, 64, 128, 256)
 def register_list(count: int, first: int) -> str:
     names = [f"%{first + i}" for i in range(count)]
     lines = [", ".join(names[i : i + 16]) for i in range(0, count, 16)]
-    return ", \"\n        \"".join(lines)
+    return ', "\n        "'.join(lines)
 
 
 def constraints(count: int) -> str:

@@ -28,7 +28,7 @@ inline constexpr uint32_t kStagesPerConsumer = 2;
 inline constexpr uint32_t kNumConsumers = 2;
 inline constexpr uint32_t kStageVectorElems = kHalfRows;  // fp32 per-row values beside a stage
 inline constexpr uint32_t kMaxGpus = 8;
-inline constexpr uint32_t kMaxDecodeHeads = 16;                              // query heads of a KV head on the CUDA machine
+inline constexpr uint32_t kMaxDecodeHeads = 16;  // query heads of a KV head on the CUDA machine
 
 // Gate and up columns, and the two halves of a rotary pair, alternate in runs of 8 columns, so that
 // both members of a pair lie in one thread's accumulators whichever operand is the weight.

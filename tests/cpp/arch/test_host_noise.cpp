@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "simd_support.hpp"
+#include "terrazzo/core/noise.hpp"
 
 namespace {
 

@@ -25,7 +25,8 @@ struct NoFaults {
   static constexpr bool double_arrival = false;
 };
 
-/// Failed tries between two looks at the abort flag and the clock: these cost as much as the wait itself.
+/// Failed tries between two looks at the abort flag and the clock: these cost as much as the wait
+/// itself.
 inline constexpr uint32_t kTriesPerLook = 64;
 
 class Role {

@@ -24,6 +24,13 @@ __device__ __forceinline__ void setmaxnreg_inc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
+/// 0, of which the compiler does not know that it is 0.
+__device__ __forceinline__ uint32_t opaque_zero() {
+  uint32_t zero = 0;
+  asm("" : "+r"(zero));
+  return zero;
+}
+
 /// Two fp32 rounded to nearest even, `low` in the lower half. PTX: cvt.rn.bf16x2
 __device__ __forceinline__ uint32_t pack_bf16x2(float low, float high) {
   uint32_t packed;

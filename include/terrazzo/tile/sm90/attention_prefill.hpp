@@ -1,6 +1,7 @@
 // Attention of 64 query rows: S = Q K^T, O += P V; Q in shared memory, P in registers.
 #pragma once
 
+#include "terrazzo/arch/sm90/special.hpp"
 #include "terrazzo/arch/sm90/wgmma.hpp"
 #include "terrazzo/tile/sm90/attention_softmax.hpp"
 #include "terrazzo/tile/sm90/tiles.hpp"
@@ -179,11 +180,7 @@ struct PrefillTotal {
 
   /// The values, by an index that the compiler cannot know: so it does not take them into
   /// registers.
-  __device__ __forceinline__ float* hidden() {
-    uint32_t zero = 0;
-    asm("" : "+r"(zero));
-    return values + zero;
-  }
+  __device__ __forceinline__ float* hidden() { return values + opaque_zero(); }
 };
 
 template <uint32_t kPanels>

@@ -1,8 +1,8 @@
 // Verbs of lm_head: the best token of each row in a vocabulary tile, and the tile's plain logits.
 //
 // The sum over a row's 256 columns is one tree, whichever operand was the weight. Columns are
-// 64 p + 16 w + 8 h + q (p, w < 4; h < 2; q < 8): over p in order; the two h; q by neighbours, then pairs,
-// then halves; w in order.
+// 64 p + 16 w + 8 h + q (p, w < 4; h < 2; q < 8): over p in order; the two h; q by neighbours, then
+// pairs, then halves; w in order.
 #pragma once
 
 #include "terrazzo/arch/sm90/machine.hpp"
@@ -109,8 +109,9 @@ __device__ __forceinline__ void scan_columns(BestToken& best, float (&sums)[2],
 
 // --- rows are token rows ---
 
-// Registers chosen at run time: a branch for each constant `kPlace`, and pinned there. The compiler would
-// turn a loop over constants, or equal ends of branches, into one run-time index, and that into local memory.
+// Registers chosen at run time: a branch for each constant `kPlace`, and pinned there. The compiler
+// would turn a loop over constants, or equal ends of branches, into one run-time index, and that
+// into local memory.
 
 /// Values of row half `place / 8` and 8-column group `place % 8` of all panels.
 template <uint32_t kPlace = 0>
@@ -309,9 +310,9 @@ __device__ __forceinline__ void find_candidates(Stage& stage, const SmallAccumul
       part.best.exchange(mask);
     }
     if (place.thread % kWarpThreads < 4) {
-      store_shared(row_part_address(stage, warp, token),
-                   make_float4(part.best.key, __uint_as_float(part.best.id), part.best.logit,
-                               part.sum));
+      store_shared(
+          row_part_address(stage, warp, token),
+          make_float4(part.best.key, __uint_as_float(part.best.id), part.best.logit, part.sum));
     }
   }
   named_barrier_sync(stage.barrier, kConsumerThreads);

@@ -80,8 +80,8 @@ __device__ __forceinline__ void finish_tokens(Stage& stage, uint32_t rows) {
   if (row < rows) {
     const auto total = load_shared<Candidate>(total_address(stage, row));
     // A row with a NaN, or with nothing but -inf, has no softmax.
-    const float log_sum = total.sum_exp > 0.0f ? log_poly(total.sum_exp)
-                                               : std::numeric_limits<float>::quiet_NaN();
+    const float log_sum =
+        total.sum_exp > 0.0f ? log_poly(total.sum_exp) : std::numeric_limits<float>::quiet_NaN();
     const float logprob = total.logit - total.max - log_sum;
     store_shared(stage.tile + kTokensOffset + row * static_cast<uint32_t>(sizeof(SampledToken)),
                  SampledToken{static_cast<int32_t>(total.id), logprob, {}});

@@ -1,5 +1,6 @@
-// Arithmetic of the sampler, one rounding at a time, in the order of the host machine's SIMD bodies: a
-// logit has the same key, and the same weight, on both machines and in tiles of every shape.
+// Arithmetic of the sampler, one rounding at a time, in the order of the host machine's SIMD
+// bodies: a logit has the same key, and the same weight, on both machines and in tiles of every
+// shape.
 #pragma once
 
 #include <bit>
@@ -19,7 +20,8 @@ __device__ __forceinline__ float exp2_poly(float x) {
   x = x > 129.0f ? 129.0f : x;
   const float shifted = __fadd_rn(x, kRoundMagic);
   const float f = __fsub_rn(x, __fsub_rn(shifted, kRoundMagic));
-  const auto n = static_cast<int32_t>(__float_as_uint(shifted) - std::bit_cast<uint32_t>(kRoundMagic));
+  const auto n =
+      static_cast<int32_t>(__float_as_uint(shifted) - std::bit_cast<uint32_t>(kRoundMagic));
   float q = 0x1.41fbbcp-13f;
   q = __fmaf_rn(q, f, 0x1.5f3e52p-10f);
   q = __fmaf_rn(q, f, 0x1.3b2d4cp-7f);

@@ -1,7 +1,7 @@
 // Top-k and top-p on a consumer's 128 threads: histograms of a row's order keys in its stage.
 //
-// All threads hold the same filter, except for the best token they have seen. Every barrier is reached
-// whatever the logits are.
+// All threads hold the same filter, except for the best token they have seen. Every barrier is
+// reached whatever the logits are.
 #pragma once
 
 #include "terrazzo/tile/sm90/candidates.hpp"
@@ -132,8 +132,9 @@ __device__ __forceinline__ uint64_t warp_sum(uint64_t value) {
   return sum;
 }
 
-/// The first digit, sign and most of the exponent, has few values among the logits, and threads that add at
-/// one address wait for one another: a warp keeps the sums of four values in registers, for a slot.
+/// The first digit, sign and most of the exponent, has few values among the logits, and threads
+/// that add at one address wait for one another: a warp keeps the sums of four values in registers,
+/// for a slot.
 __device__ __forceinline__ void count_first_digit(const TokenFilter& filter, const Stage& stage,
                                                   const Slot& slot, uint32_t count) {
   constexpr uint32_t kKept = 4;
@@ -194,8 +195,8 @@ __device__ __forceinline__ void count_next_digit(const TokenFilter& filter, cons
   }
 }
 
-/// The best tokens that the cut keeps. Each warp takes a quarter of the slot, in ascending order, so
-/// that the lowest ids of those tied at the cut are known.
+/// The best tokens that the cut keeps. Each warp takes a quarter of the slot, in ascending order,
+/// so that the lowest ids of those tied at the cut are known.
 __device__ __forceinline__ void choose_logits(TokenFilter& filter, const Stage& stage,
                                               const Slot& slot, uint32_t first_id, uint32_t count,
                                               const LogitInfo& info) {
@@ -243,8 +244,8 @@ __device__ __forceinline__ void choose_logits(TokenFilter& filter, const Stage& 
     uint32_t rank = seen;  // of the lane's first tie: all of lower lanes come before
 #pragma unroll
     for (uint32_t j = 0; j < kVectorLogits; ++j) {
-      const uint32_t tied = __ballot_sync(
-          kAllLanes, j < vector.exist && vector.keys[j] == filter.cut.key);
+      const uint32_t tied =
+          __ballot_sync(kAllLanes, j < vector.exist && vector.keys[j] == filter.cut.key);
       rank += __popc(tied & ((1u << lane) - 1));
       seen += __popc(tied);
     }
@@ -315,8 +316,8 @@ __device__ __forceinline__ uint64_t wanted_weight(const TokenFilter& filter, uin
   return total == 0 ? 0 : wanted < 1.0 ? 1 : static_cast<uint64_t>(wanted);
 }
 
-/// After the last logits of a pass. Each warp walks the histogram for itself: lane l has digits from
-/// 255 - 8 l downwards.
+/// After the last logits of a pass. Each warp walks the histogram for itself: lane l has digits
+/// from 255 - 8 l downwards.
 __device__ __forceinline__ void end_pass(TokenFilter& filter, Stage& stage, uint32_t row,
                                          const LogitInfo& info) {
   if (filter.pass == FilterPass::kChoose) {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terrazzo/arch/host/simd/level.hpp"
 #include "terrazzo/core/geometry.hpp"
 
 namespace terrazzo::host {
@@ -57,4 +58,25 @@ struct Kernels {
   MaxSumExp (*max_and_sum_exp_row)(const float*, uint32_t);
 };
 
+// The bodies take long to compile, so a program may compile them once: it defines
+// TERRAZZO_SIMD_COMPILED everywhere, and includes levels.hpp in one source file.
+#if defined(TERRAZZO_SIMD_COMPILED)
+#define TERRAZZO_SIMD_INLINE
+#else
+#define TERRAZZO_SIMD_INLINE inline
+#endif
+
+/// The kernels of `level`, which the processor must support.
+TERRAZZO_SIMD_INLINE const Kernels& kernels(SimdLevel level);
+
+/// The kernels of the best level that this processor supports.
+inline const Kernels& kernels() {
+  static const Kernels& best = kernels(best_simd_level());
+  return best;
+}
+
 }  // namespace terrazzo::host
+
+#if !defined(TERRAZZO_SIMD_COMPILED)
+#include "terrazzo/arch/host/simd/levels.hpp"
+#endif

@@ -73,8 +73,7 @@ namespace terrazzo::host::simd_avx512 {
 
 namespace terrazzo::host {
 
-/// The kernels of `level`, which the processor must support.
-inline const Kernels& kernels(SimdLevel level) {
+TERRAZZO_SIMD_INLINE const Kernels& kernels(SimdLevel level) {
 #if TERRAZZO_SIMD_X86
   switch (level) {
     case SimdLevel::avx512:
@@ -88,12 +87,6 @@ inline const Kernels& kernels(SimdLevel level) {
   static_cast<void>(level);
 #endif
   return simd_baseline::kKernels;
-}
-
-/// The kernels of the best level that this processor supports.
-inline const Kernels& kernels() {
-  static const Kernels& best = kernels(best_simd_level());
-  return best;
 }
 
 }  // namespace terrazzo::host

@@ -14,7 +14,6 @@
 #include <limits>
 
 #include "terrazzo/arch/host/simd/kernels.hpp"
-#include "terrazzo/arch/host/simd/levels.hpp"
 #include "terrazzo/core/geometry.hpp"
 
 namespace terrazzo::host {
