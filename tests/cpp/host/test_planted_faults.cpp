@@ -47,6 +47,8 @@ constexpr Fault kFaults[] = {
                                                                                        "byte \\d+ "
                                                                                        "of slot "
                                                                                        "\\d+).*"},
+    {"no_read_wait", &PlantedFaults::no_read_wait, false,
+     "\\[protocol\\] " WHO("consumer [01]") " writes stage [01] before all stores have read"},
     {"double_arrival", &PlantedFaults::double_arrival, true,
      "\\[protocol\\] " WHO("consumer [01]") " arrives on the empty barrier of slot \\d+, which .*"},
 };

@@ -45,6 +45,7 @@ struct PlantedFaults {
   bool no_load_fence = false;   // loaders copy after an acquire without the proxy fence
   bool no_full_wait = false;    // consumers use a slot before its full barrier
   bool no_store_wait = false;   // storers signal before their stores are complete
+  bool no_read_wait = false;    // storers give a stage back before their stores have read it
   bool double_arrival = false;  // consumers arrive twice on an empty barrier
 };
 

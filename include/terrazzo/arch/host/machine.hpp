@@ -39,6 +39,10 @@ struct Machine {
   static Stage begin_stage(Role& role, uint32_t consumer, uint32_t index) {
     const Stage out = stage(role, consumer, index);
     if (role.checked()) {
+      if (role.shadow()->stage_unread[consumer][index] != 0) {
+        fail("protocol", role.describe(), " writes stage ", index,
+             " before all stores have read what it held");
+      }
       role.shadow()->stage_dirty[consumer][index] = true;
       std::memset(out.tile, kPoisonByte, kStageBytes);
       std::memset(out.vector, kPoisonByte, kStageVectorElems * sizeof(float));
@@ -59,8 +63,7 @@ struct Machine {
 
   static void store(Role& role, uint32_t consumer, const Stage& stage, std::byte* target,
                     const std::byte* source, uint32_t bytes) {
-    role.store_async(target, source, bytes,
-                     role.checked() && role.shadow()->stage_dirty[consumer][stage.index]);
+    role.store_async(target, source, bytes, consumer, stage.index);
   }
 
   /// Whether this lane acts for its group.

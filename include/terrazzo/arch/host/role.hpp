@@ -33,6 +33,7 @@ struct PendingCopy {
   Barrier* full;      // loads: the barrier that counts the bytes; stores: null
   uint8_t* valid;     // loads: the slot's shadow of the target
   uint32_t position;  // in the queue, of the instruction that issued it
+  uint32_t* unread;   // stores: of the stage that they read
   std::vector<std::byte> taken;  // stores: the bytes, once read out of the stage
 };
 
@@ -177,6 +178,7 @@ class Role {
                                 &full,
                                 &shadow_->slot_valid[slot][slot_offset / kShadowBytes],
                                 position(),
+                                nullptr,
                                 {}});
     if (checker_->options.lateness == Lateness::kEager) {
       land_all();
@@ -184,18 +186,28 @@ class Role {
     interleave();
   }
 
-  void store_async(std::byte* target, const std::byte* source, uint32_t bytes, bool dirty) {
+  void store_async(std::byte* target, const std::byte* source, uint32_t bytes, uint32_t consumer,
+                   uint32_t stage) {
     if (!checked()) {
       std::memcpy(target, source, bytes);
       return;
     }
     check_copy(target, source, bytes);
-    if (dirty) {
+    if (shadow_->stage_dirty[consumer][stage]) {
       fail("protocol", describe(), " stores to ", checker_->place_of(target),
            " bytes that their writer did not make visible with the proxy fence");
     }
-    copies_->pending.push_back(
-        {this, target, source, bytes, clock_, nullptr, nullptr, position(), {}});
+    copies_->pending.push_back({this,
+                                target,
+                                source,
+                                bytes,
+                                clock_,
+                                nullptr,
+                                nullptr,
+                                position(),
+                                &shadow_->stage_unread[consumer][stage],
+                                {}});
+    ++shadow_->stage_unread[consumer][stage];
     ++unread_;
     ++unwritten_;
     if (checker_->options.lateness == Lateness::kEager) {
@@ -206,6 +218,9 @@ class Role {
 
   /// Until the stores' sources may be overwritten.
   void wait_stores_read() {
+    if (faults().no_read_wait) {
+      return;
+    }
     block([&] { blocked_ = {nullptr, 0, nullptr, 0, 0, &unread_}; }, {});
   }
 
@@ -229,6 +244,7 @@ class Role {
     } else if (copy.taken.empty()) {
       copy.taken.assign(copy.source, copy.source + copy.bytes);
       --role.unread_;
+      --*copy.unread;
       return;
     } else {
       // Its epoch is of now: it is not part of what the role published while it was on its way.

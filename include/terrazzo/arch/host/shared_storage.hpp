@@ -60,6 +60,7 @@ struct SharedShadow {
       slot_valid[kNumSlots];  // 1 for each 16-byte chunk that landed and was written
   bool stage_dirty[kNumConsumers][kStagesPerConsumer] =
       {};  // written, not yet fenced for the copy engine
+  uint32_t stage_unread[kNumConsumers][kStagesPerConsumer] = {};  // stores that will still read it
 
   SharedShadow() {
     for (auto& valid : slot_valid) {
