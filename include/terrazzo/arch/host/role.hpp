@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "terrazzo/arch/host/checker.hpp"
+#include "terrazzo/arch/host/copy_queue.hpp"
 #include "terrazzo/arch/host/fiber.hpp"
 #include "terrazzo/arch/host/launch.hpp"
 #include "terrazzo/arch/host/shared_storage.hpp"
@@ -16,31 +17,10 @@
 
 namespace terrazzo::host {
 
-class Role;
-
 inline uint64_t now_ns() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
 }
-
-/// A copy that was issued and has not landed yet (checked machine).
-struct PendingCopy {
-  Role* role;
-  std::byte* target;
-  const std::byte* source;
-  uint32_t bytes;
-  Clock clock;        // of the role, at issue: what it acquires later does not order the copy
-  Barrier* full;      // loads: the barrier that counts the bytes; stores: null
-  uint8_t* valid;     // loads: the slot's shadow of the target
-  uint32_t position;  // in the queue, of the instruction that issued it
-  uint32_t* unread;   // stores: of the stage that they read
-  std::vector<std::byte> taken;  // stores: the bytes, once read out of the stage
-};
-
-/// Copies in flight of all roles of a checked launch.
-struct CopyQueue {
-  std::vector<PendingCopy> pending;
-};
 
 class Role {
  public:
