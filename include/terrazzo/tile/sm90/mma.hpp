@@ -40,16 +40,22 @@ __device__ __forceinline__ void mma_async(Accumulator& acc, const Slot& a, uint3
   wgmma_commit();
 }
 
-/// One panel of weights times N tokens.
+/// One panel of weights times N tokens. Fence, products and wait stand in one branch: were there a
+/// run-time choice between them, the compiler would fence and wait by itself, and run all products
+/// of the kernel one by one.
 template <uint32_t kTokens>
 __device__ __forceinline__ void mma_small_panel(float (&acc)[kSmallTokensPerConsumer / 2],
                                                 uint32_t weights, uint32_t tokens) {
   float (&part)[kTokens / 2] = reinterpret_cast<float (&)[kTokens / 2]>(acc);
+  wgmma_fence();
 #pragma unroll
   for (uint32_t step = 0; step < kStepsPerPanel; ++step) {
     wgmma_async<false, false>(part, k_major_descriptor(weights + step * kStepBytes),
                               k_major_descriptor(tokens + step * kStepBytes), 1);
   }
+  wgmma_commit();
+  wgmma_wait<0>();
+  pin_registers(part);
 }
 
 /// Few tokens: [64 weight rows, 64] * tokens^T for one or two panels from `first_panel` on.
@@ -57,28 +63,19 @@ __device__ __forceinline__ void mma_small_async(SmallAccumulator& acc, uint32_t 
                                                 const Slot& tokens, uint32_t token_offset,
                                                 const Slot& weights, uint32_t weight_offset,
                                                 uint32_t rows, uint32_t panels) {
-  if (rows == 0) {
-    return;
-  }
-  wgmma_fence();
+  const uint32_t tile = weights.data + weight_offset;
+  const uint32_t token_tile = tokens.data + token_offset;
 #pragma unroll
   for (uint32_t p = 0; p < kPanelsPerColTile; ++p) {
-    if (p < first_panel || p >= first_panel + panels) {
-      continue;
-    }
-    const uint32_t tile = weights.data + weight_offset + (p - first_panel) * kHalfPanelBytes;
-    const uint32_t token_tile = tokens.data + token_offset;
-    if (rows <= 8) {
-      mma_small_panel<8>(acc.values[p], tile, token_tile);
-    } else if (rows <= 16) {
-      mma_small_panel<16>(acc.values[p], tile, token_tile);
-    } else if (rows <= 24) {
-      mma_small_panel<24>(acc.values[p], tile, token_tile);
-    } else {
-      mma_small_panel<32>(acc.values[p], tile, token_tile);
+    if (rows != 0 && p >= first_panel && p < first_panel + panels) {
+      const uint32_t panel_tile = tile + (p - first_panel) * kHalfPanelBytes;
+      if (rows <= 8) {
+        mma_small_panel<8>(acc.values[p], panel_tile, token_tile);
+      } else {
+        mma_small_panel<kSmallTokensPerConsumer>(acc.values[p], panel_tile, token_tile);
+      }
     }
   }
-  wgmma_commit();
 }
 
 /// Until at most `kInFlight` of the issued multiplies are still running.
