@@ -86,7 +86,9 @@ def test_the_command_says_which_degrees_there_are(offline: dict[str, str]) -> No
     assert result.returncode == 2
     assert result.stdout == ""
     assert "3 KV heads; possible: 1, 3" in result.stderr
-    *notes, error = result.stderr.splitlines()  # the default model says first that it is a 4-bit copy
+    *notes, error = (
+        result.stderr.splitlines()
+    )  # the default model says first that it is a 4-bit copy
     assert error.startswith("terrazzo: error: ")
     assert all(note.startswith("terrazzo.models.default_model: ") for note in notes)
 
