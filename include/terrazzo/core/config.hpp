@@ -3,12 +3,19 @@
 
 // TERRAZZO_FN: arithmetic that host and device share. TERRAZZO_GROUP_FN: code of a role; nvcc
 // compiles it for the device only, since it calls the device's primitives.
+//
+// TERRAZZO_OUTLINED_FN: code of a role that is compiled as a function of its own. Each operation
+// then has its own registers: one that needs many does not make the others spill.
 #if defined(__CUDACC__)
 #define TERRAZZO_FN __host__ __device__ __forceinline__
 #define TERRAZZO_GROUP_FN __device__ __forceinline__
+#define TERRAZZO_OUTLINED_FN __device__ __noinline__
+#define TERRAZZO_UNROLL _Pragma("unroll")
 #else
 #define TERRAZZO_FN inline
 #define TERRAZZO_GROUP_FN inline
+#define TERRAZZO_OUTLINED_FN inline
+#define TERRAZZO_UNROLL
 #endif
 
 // After a lambda's parameters: it must be inlined. Accumulators of products in flight may only live

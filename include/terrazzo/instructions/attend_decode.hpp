@@ -12,6 +12,8 @@ inline constexpr uint32_t kPartialRowsPerStage = 8;  // fp32 results of a head: 
 /// by page: their queries (a slot each), then their pages in ascending order. A pin without content
 /// is the consumers' scratch.
 struct AttendDecode {
+  static constexpr bool kHasProducts = true;
+
   struct PageRange {
     uint32_t begin;
     uint32_t end;
@@ -98,11 +100,10 @@ struct AttendDecode {
   static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const ModelShape& shape = consumer.params.shape;
     const bool narrow = shape.padded_group() == 8;
-    if (shape.head_panels() == 1) {
-      narrow ? consume_tiles<M, 1, 1>(consumer) : consume_tiles<M, 1, 2>(consumer);
-    } else {
-      narrow ? consume_tiles<M, 2, 1>(consumer) : consume_tiles<M, 2, 2>(consumer);
-    }
+    for_head_panels<M>(shape, [&](auto panels) TERRAZZO_LAMBDA {
+      constexpr uint32_t kPanels = decltype(panels)::value;
+      narrow ? consume_tiles<M, kPanels, 1>(consumer) : consume_tiles<M, kPanels, 2>(consumer);
+    });
   }
 
   template <class M>

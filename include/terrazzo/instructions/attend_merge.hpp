@@ -7,6 +7,8 @@ namespace terrazzo {
 
 /// Streams chunks of 8 heads, each with all its splits; the consumers take alternate chunks.
 struct AttendMerge {
+  static constexpr bool kHasProducts = false;
+
   static constexpr TERRAZZO_GROUP_FN uint32_t num_chunks(const ModelShape& shape) {
     return ceil_div(shape.group(), kPartialRowsPerStage);
   }
@@ -38,11 +40,9 @@ struct AttendMerge {
 
   template <class M>
   static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
-    if (consumer.params.shape.head_panels() == 1) {
-      consume_panels<M, 1>(consumer);
-    } else {
-      consume_panels<M, 2>(consumer);
-    }
+    for_head_panels<M>(consumer.params.shape, [&](auto panels) TERRAZZO_LAMBDA {
+      consume_panels<M, decltype(panels)::value>(consumer);
+    });
   }
 
   template <class M>

@@ -10,6 +10,8 @@ namespace terrazzo {
 /// Holds the query tile (a pin a head panel) and streams pages in ascending order. Queries are
 /// multiplied from shared memory: a consumer's registers do not hold their fragments too.
 struct AttendPrefill {
+  static constexpr bool kHasProducts = true;
+
   static constexpr TERRAZZO_GROUP_FN uint32_t last_tokens(const AttendPrefillArgs& args) {
     return args.position + args.rows;  // visible to the last row
   }
@@ -54,11 +56,9 @@ struct AttendPrefill {
 
   template <class M>
   static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
-    if (consumer.params.shape.head_panels() == 1) {
-      consume_panels<M, 1>(consumer);
-    } else {
-      consume_panels<M, 2>(consumer);
-    }
+    for_head_panels<M>(consumer.params.shape, [&](auto panels) TERRAZZO_LAMBDA {
+      consume_panels<M, decltype(panels)::value>(consumer);
+    });
   }
 
   template <class M>
@@ -86,12 +86,18 @@ struct AttendPrefill {
     for (uint32_t panel = 0; panel < kPanels; ++panel) {
       load_queries(queries, panel, consumer.use_pin(), 0, span.begin, span.count);
     }
+    if (span.count == 0) {
+      consumer.release_pins();
+      consumer.pass_rest();
+      return;
+    }
     const uint32_t first_position = args.position + span.begin - args.row_begin;
-    const uint32_t pages = span.count == 0 ? 0 : ceil_div(first_position + span.count, kPageTokens);
+    const uint32_t pages = ceil_div(first_position + span.count, kPageTokens);
     const uint32_t pages_per_split = shape.split_tokens / kPageTokens;
     typename M::template PrefillAttention<kPanels> part;
     typename M::template PrefillTotal<kPanels> total;
-    for (uint32_t begin = 0; begin < pages; begin += pages_per_split) {
+    uint32_t begin = 0;
+    do {  // at least once: state that may stay undefined would hold registers in all operations
       const uint32_t end = begin + pages_per_split < pages ? begin + pages_per_split : pages;
       clear(part, span.count, shape.head_dim);
       attend_pages(
@@ -105,12 +111,12 @@ struct AttendPrefill {
       if (end < pages) {
         save(total, part, span.count, shape.head_dim);
       }
-    }
+      begin = end;
+    } while (begin < pages);
     consumer.release_pins();
-    for (uint32_t page = pages; page < num_pages(args); ++page) {
-      pass_page(consumer);  // later than all rows of this consumer
-    }
-    for (uint32_t panel = 0; panel < kPanels && span.count != 0; ++panel) {
+    consumer.pass_rest();  // pages later than all rows of this consumer
+    TERRAZZO_UNROLL
+    for (uint32_t panel = 0; panel < kPanels; ++panel) {
       const auto values = take_attention(part, panel, span.count, shape.head_dim);
       auto stage = consumer.stage();
       store_panel(stage, values, span.count, [&](uint32_t row) { return span.begin + row; });

@@ -1,11 +1,27 @@
 // KV pages through the ring, for both forms of attention.
 #pragma once
 
+#include <type_traits>
+
 #include "terrazzo/instructions/addresses.hpp"
 #include "terrazzo/vm/consumer.hpp"
 #include "terrazzo/vm/loader.hpp"
 
 namespace terrazzo {
+
+/// Calls f with the panels of a head as a constant, 1 or 2: those that the machine is compiled for.
+template <class M, class F>
+TERRAZZO_GROUP_FN void for_head_panels(const ModelShape& shape, F f) {
+  if constexpr (M::kHeadPanels == 0) {
+    if (shape.head_panels() == 1) {
+      f(std::integral_constant<uint32_t, 1>{});
+    } else {
+      f(std::integral_constant<uint32_t, 2>{});
+    }
+  } else {
+    f(std::integral_constant<uint32_t, M::kHeadPanels>{});
+  }
+}
 
 /// exp(x * scale) as 2^(x * scale_log2), scale = 1 / sqrt(head_dim).
 TERRAZZO_GROUP_FN float attention_scale_log2(const ModelShape& shape) {

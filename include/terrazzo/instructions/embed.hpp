@@ -8,6 +8,8 @@ namespace terrazzo {
 /// Streams one slot a hidden panel: the 128-byte pieces of the rows' embeddings, in row order and
 /// not swizzled, as the table has them.
 struct Embed {
+  static constexpr bool kHasProducts = false;
+
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction&, const StepParams& params) {
     return {0, params.shape.hidden_panels(), 1};
   }

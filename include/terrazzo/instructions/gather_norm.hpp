@@ -8,6 +8,8 @@ namespace terrazzo {
 /// Streams the rows' sums of squares, then one slot a hidden panel. Sums come as groups of 4
 /// floats, the smallest copy: [line][row] groups, as many lines a slot as fit.
 struct GatherNorm {
+  static constexpr bool kHasProducts = false;
+
   static constexpr uint32_t kGroupRows = 4;
   static constexpr uint32_t kGroupBytes = kGroupRows * sizeof(float);
 

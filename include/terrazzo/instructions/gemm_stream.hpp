@@ -23,7 +23,8 @@ constexpr TERRAZZO_GROUP_FN RowSpan consumer_rows(const Instruction& instruction
 
 /// Streaming order of a GEMM's operands.
 ///
-/// Plain: each k tile takes 3 slots: A [128, 64], then B [256, 64] in two adjacent slots.
+/// Plain: each k tile takes 3 slots: A [128, 64], then B [256, 64] in two adjacent slots; 2 where
+/// the tile has at most 2 panels.
 /// Small: tokens of several k tiles share a slot; two weight panels share a slot: two k tiles of
 /// one panel, or one k tile of two panels.
 struct GemmStream {
@@ -40,9 +41,14 @@ struct GemmStream {
 
   static constexpr uint32_t kPanelsPerSlot = kSlotBytes / kHalfPanelBytes;  // 2
   static constexpr uint32_t kWeightSlotsPerTokens = 8;
-  static_assert(kWeightSlotsPerTokens + 1 < kNumSlots);
+  // A token slot is given back when the next one and the weights of a k tile after that are there.
+  static_assert(2 + kWeightSlotsPerTokens + kPanelsPerColTile / kPanelsPerSlot <= kNumSlots);
 
   // --- plain ---
+  static constexpr uint32_t kNarrowPanels = kPanelsPerSlot;
+  static constexpr TERRAZZO_GROUP_FN uint32_t plain_slots_per_k(uint32_t panels) {
+    return panels > kNarrowPanels ? 3 : 2;
+  }
   constexpr TERRAZZO_GROUP_FN uint32_t first_panels() const {
     return panels < kPanelsPerSlot ? panels : kPanelsPerSlot;
   }
@@ -65,7 +71,8 @@ struct GemmStream {
 
   constexpr TERRAZZO_GROUP_FN SlotPlan slots(uint32_t extra) const {
     if (!small) {
-      return {0, 3 * k_panels + extra, 3};
+      const uint32_t each = plain_slots_per_k(panels);
+      return {0, each * k_panels + extra, each == 3 ? 3u : 1u};
     }
     const uint32_t weights =
         panels == 1 ? ceil_div(k_panels, k_per_weight_slot()) : k_panels * weight_slots_per_k();
@@ -85,8 +92,8 @@ TERRAZZO_GROUP_FN void load_plain(Loader<M>& loader, const GemmStream& stream,
     loader.copy(a, 0, tokens, token_bytes);
     const auto b0 = loader.fill(first_bytes);
     loader.copy(b0, 0, weights, first_bytes);
-    const auto b1 = loader.fill(second_bytes);
     if (second_bytes != 0) {
+      const auto b1 = loader.fill(second_bytes);
       loader.copy(b1, 0, weights + first_bytes, second_bytes);
     }
     tokens += kPanelBytes;
@@ -104,18 +111,19 @@ TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
     if (k % stream.k_per_token_slot() == 0) {
       const uint32_t count = least(stream.k_per_token_slot(), stream.k_panels - k);
       const auto slot = loader.fill(count * row_bytes);
-      for (uint32_t i = 0; i < count; ++i) {
-        loader.copy(slot, i * stream.token_bytes(), tokens + (k + i) * uint64_t{kPanelBytes},
-                    row_bytes);
-      }
+      loader.for_each_lane(count, [&](uint32_t i) TERRAZZO_LAMBDA {
+        loader.copy_from_lane(slot, i * stream.token_bytes(),
+                              tokens + (k + i) * uint64_t{kPanelBytes}, row_bytes);
+      });
     }
     if (stream.panels == 1) {
       if (k % stream.k_per_weight_slot() == 0) {
         const uint32_t count = least(stream.k_per_weight_slot(), stream.k_panels - k);
         const auto slot = loader.fill(count * kHalfPanelBytes);
-        for (uint32_t i = 0; i < count; ++i) {
-          loader.copy(slot, i * kHalfPanelBytes, weights + i * weight_stride, kHalfPanelBytes);
-        }
+        loader.for_each_lane(count, [&](uint32_t i) TERRAZZO_LAMBDA {
+          loader.copy_from_lane(slot, i * kHalfPanelBytes, weights + i * weight_stride,
+                                kHalfPanelBytes);
+        });
       }
       continue;
     }
@@ -145,89 +153,141 @@ TERRAZZO_GROUP_FN void load_gemm(Loader<M>& loader, const WeightView& weight, ui
   }
 }
 
-/// acc = rows of this consumer times the weight; one multiply is left running while the next slots
-/// arrive.
-template <class M>
+/// acc = rows of this consumer times the weight, for a tile of up to `kPanels` panels. One multiply
+/// is left running while the next slots arrive; `beside_last` is called while the last one runs.
+template <class M, uint32_t kPanels, class BesideLast>
 TERRAZZO_GROUP_FN void multiply_plain(typename M::Accumulator& acc, Consumer<M>& consumer,
-                                      RowSpan span) {
+                                      RowSpan span, BesideLast beside_last) {
+  constexpr uint32_t kSlots = GemmStream::plain_slots_per_k(kPanels);
   const GemmStream stream(consumer.instruction());
   clear(acc, span.count);
-  typename M::Slot last[3];
+  typename M::Slot last[kSlots]{};
   for (uint32_t k = 0; k < stream.k_panels; ++k) {
-    const auto a = consumer.use();
-    const auto b0 = consumer.use();
-    const auto b1 = consumer.use();
-    mma_async(acc, a, span.begin, b0, b1, span.count, stream.panels);
+    typename M::Slot slots[kSlots];
+    TERRAZZO_UNROLL
+    for (auto& slot : slots) {
+      slot = consumer.use();
+    }
+    mma_async<kPanels>(acc, slots[0], span.begin, slots[1], slots[kSlots - 1], span.count,
+                       stream.panels);
     if (k != 0) {
       mma_wait<1>(acc);
+      TERRAZZO_UNROLL
       for (const auto& slot : last) {
         consumer.release(slot);
       }
     }
-    last[0] = a;
-    last[1] = b0;
-    last[2] = b1;
+    TERRAZZO_UNROLL
+    for (uint32_t i = 0; i < kSlots; ++i) {
+      last[i] = slots[i];
+    }
   }
+  beside_last();
   mma_wait<0>(acc);
+  TERRAZZO_UNROLL
   for (const auto& slot : last) {
     consumer.release(slot);
   }
 }
 
-template <class M>
+/// The same, operands swapped: at most `kTokens` tokens of this consumer, a tile of `kPanels` (1, 2
+/// or 4) panels, the last of which may be missing.
+template <class M, uint32_t kPanels, uint32_t kTokens>
 TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consumer<M>& consumer,
                                       RowSpan span) {
+  constexpr uint32_t kSlots = ceil_div(kPanels, GemmStream::kPanelsPerSlot);
+  constexpr uint32_t kPerSlot = kPanels == 1 ? 2 : 1;  // k tiles of a weight slot
   const GemmStream stream(consumer.instruction());
+  const uint32_t k_per_token_slot = stream.k_per_token_slot();
   clear(acc, span.count);
   typename M::Slot tokens{};
-  typename M::Slot weights{};
+  typename M::Slot last_tokens{};
+  typename M::Slot weights[kSlots]{};
+  typename M::Slot last[kSlots]{};
+  uint32_t token_k = 0;
   for (uint32_t k = 0; k < stream.k_panels; ++k) {
-    const uint32_t token_k = k % stream.k_per_token_slot();
     if (token_k == 0) {
+      last_tokens = tokens;
       tokens = consumer.use();
     }
-    const uint32_t token_offset = token_k * stream.token_bytes() + span.begin * kRowBytes;
-    if (stream.panels == 1) {
-      const uint32_t weight_k = k % stream.k_per_weight_slot();
-      if (weight_k == 0) {
-        weights = consumer.use();
-      }
-      mma_small_async(acc, 0, tokens, token_offset, weights, weight_k * kHalfPanelBytes, span.count,
-                      1);
-      if (weight_k + 1 == stream.k_per_weight_slot() || k + 1 == stream.k_panels) {
-        mma_wait<0>(acc);
-        consumer.release(weights);
-      }
-    } else {
-      for (uint32_t panel = 0; panel < stream.panels; panel += GemmStream::kPanelsPerSlot) {
-        const uint32_t left = stream.panels - panel;
-        weights = consumer.use();
-        mma_small_async(acc, panel, tokens, token_offset, weights, 0, span.count,
-                        left < GemmStream::kPanelsPerSlot ? left : GemmStream::kPanelsPerSlot);
-        mma_wait<0>(acc);
-        consumer.release(weights);
+    if (k % kPerSlot == 0) {
+      TERRAZZO_UNROLL
+      for (uint32_t i = 0; i < kSlots; ++i) {
+        last[i] = weights[i];
+        weights[i] = consumer.use();
       }
     }
-    if (token_k + 1 == stream.k_per_token_slot() || k + 1 == stream.k_panels) {
-      consumer.release(tokens);
+    mma_small_async<kPanels, kTokens>(acc, tokens,
+                                      token_k * stream.token_bytes() + span.begin * kRowBytes,
+                                      weights[0], weights[kSlots - 1],
+                                      k % kPerSlot * kHalfPanelBytes, span.count, stream.panels);
+    if (k != 0) {
+      mma_wait<1>(acc);
+      if (token_k == 0) {
+        consumer.release(last_tokens);
+      }
+      if (k % kPerSlot == 0) {
+        TERRAZZO_UNROLL
+        for (const auto& slot : last) {
+          consumer.release(slot);
+        }
+      }
     }
+    token_k = token_k + 1 == k_per_token_slot ? 0 : token_k + 1;
+  }
+  mma_wait<0>(acc);
+  consumer.release(tokens);
+  TERRAZZO_UNROLL
+  for (const auto& slot : weights) {
+    consumer.release(slot);
   }
 }
 
-/// Runs the main loop in the form the instruction asks for, then `epilogue(acc, span)`.
-template <class M, class Epilogue>
-TERRAZZO_GROUP_FN void consume_gemm(Consumer<M>& consumer, Epilogue epilogue) {
-  const Instruction& instruction = consumer.instruction();
-  const RowSpan span = consumer_rows(instruction, instruction.args.gemm.rows, consumer.index());
-  if ((instruction.flags & kSmallTokens) != 0) {
-    typename M::SmallAccumulator acc;
-    multiply_small<M>(acc, consumer, span);
-    epilogue(acc, span);
+template <class M, uint32_t kPanels>
+TERRAZZO_GROUP_FN void multiply_small_panels(typename M::SmallAccumulator& acc,
+                                             Consumer<M>& consumer, RowSpan span) {
+  if (span.count <= 8) {
+    multiply_small<M, kPanels, 8>(acc, consumer, span);
+  } else if (span.count <= 16) {
+    multiply_small<M, kPanels, 16>(acc, consumer, span);
   } else {
-    typename M::Accumulator acc;
-    multiply_plain<M>(acc, consumer, span);
-    epilogue(acc, span);
+    multiply_small<M, kPanels, 32>(acc, consumer, span);
   }
+}
+
+/// Runs the main loop in the form the instruction asks for, then `epilogue(acc, span)`; neither in a
+/// consumer without rows. `beside_last` is called once before the epilogue; where it can, while the
+/// last products run.
+template <class M, class Epilogue, class BesideLast>
+TERRAZZO_GROUP_FN void consume_gemm(Consumer<M>& consumer, Epilogue epilogue,
+                                    BesideLast beside_last) {
+  const Instruction& instruction = consumer.instruction();
+  const uint32_t panels = instruction.args.gemm.panels;
+  const RowSpan span = consumer_rows(instruction, instruction.args.gemm.rows, consumer.index());
+  if (span.count == 0) {
+    consumer.pass_rest();
+    return;
+  }
+  if ((instruction.flags & kSmallTokens) == 0) {
+    typename M::Accumulator acc;
+    if (panels > GemmStream::kNarrowPanels) {
+      multiply_plain<M, kPanelsPerColTile>(acc, consumer, span, beside_last);
+    } else {
+      multiply_plain<M, GemmStream::kNarrowPanels>(acc, consumer, span, beside_last);
+    }
+    epilogue(acc, span);
+    return;
+  }
+  typename M::SmallAccumulator acc;
+  if (panels == 1) {
+    multiply_small_panels<M, 1>(acc, consumer, span);
+  } else if (panels == 2) {
+    multiply_small_panels<M, 2>(acc, consumer, span);
+  } else {
+    multiply_small_panels<M, 4>(acc, consumer, span);
+  }
+  beside_last();
+  epilogue(acc, span);
 }
 
 }  // namespace terrazzo

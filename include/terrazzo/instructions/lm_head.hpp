@@ -28,30 +28,25 @@ struct LmHead {
               tile_address(params, params.gpu, Buffer::kCompact, args.row_block, args.k_panels, 0));
   }
 
-  template <class M>
-  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
+  template <class M, class Accumulator>
+  static TERRAZZO_GROUP_FN void finish(Consumer<M>& consumer, const Accumulator& acc,
+                                       RowSpan span) {
     const StepParams& params = consumer.params;
     const ModelShape& shape = params.shape;
     const GemmArgs args = consumer.instruction().args.gemm;
-    consume_gemm(consumer, [&](auto& acc, RowSpan span) TERRAZZO_LAMBDA {
-      if (span.count == 0) {
-        return;
-      }
-      const LogitInfo* const infos = logit_infos(params, args, span);
-      const uint32_t first_id = (params.gpu * shape.vocab_panels() + args.first_panel) * kPanelCols;
-      auto stage = consumer.stage();
-      find_candidates(stage, acc, span.count, args.panels * kPanelCols, first_id, shape.vocab,
-                      infos);
-      consumer.publish(stage);
-      if (!any_has_slot(infos, span.count)) {
-        return;
-      }
-      for (uint32_t i = 0; i < args.panels * kStagesPerPanel; ++i) {
-        auto logits = consumer.stage();
-        store_plain_columns(logits, acc, i * kStageCols, span.count);
-        consumer.publish(logits);
-      }
-    });
+    const LogitInfo* const infos = logit_infos(params, args, span);
+    const uint32_t first_id = (params.gpu * shape.vocab_panels() + args.first_panel) * kPanelCols;
+    auto stage = consumer.stage();
+    find_candidates(stage, acc, span.count, args.panels * kPanelCols, first_id, shape.vocab, infos);
+    consumer.publish(stage);
+    if (!any_has_slot(infos, span.count)) {
+      return;
+    }
+    for (uint32_t i = 0; i < args.panels * kStagesPerPanel; ++i) {
+      auto logits = consumer.stage();
+      store_plain_columns(logits, acc, i * kStageCols, span.count);
+      consumer.publish(logits);
+    }
   }
 
   template <class M>

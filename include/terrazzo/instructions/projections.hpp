@@ -37,20 +37,20 @@ struct ProjectResidual {
     }
   }
 
-  template <class M>
-  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
+  template <class M, class Accumulator>
+  static TERRAZZO_GROUP_FN void finish(Consumer<M>& consumer, const Accumulator& acc,
+                                       RowSpan span) {
     const uint32_t panels = consumer.instruction().args.gemm.panels;
-    consume_gemm(consumer, [&](auto& acc, RowSpan span) TERRAZZO_LAMBDA {
-      for (uint32_t p = 0; p < panels; ++p) {
+    TERRAZZO_UNROLL
+    for (uint32_t p = 0; p < kPanelsPerColTile; ++p) {
+      if (p < panels) {
         auto panel = take_panel(acc, p, span.count);
         const auto residual = consumer.use();
         add_tile(panel, residual, span.begin, span.count);
         consumer.release(residual);
-        if (span.count != 0) {
-          publish_residual_panel(consumer, panel, span.count);
-        }
+        publish_residual_panel(consumer, panel, span.count);
       }
-    });
+    }
   }
 
   template <class M>
@@ -82,22 +82,17 @@ struct GateUpSilu {
     load_lines(loader, Buffer::kSumSqX1, args.row_block, args.rows);
   }
 
-  template <class M>
-  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
+  template <class M, class Accumulator, class RowVector>
+  static TERRAZZO_GROUP_FN void finish(Consumer<M>& consumer, Accumulator& acc, RowSpan span,
+                                       const RowVector& factors) {
     const uint32_t panels = consumer.instruction().args.gemm.panels;
-    consume_gemm(consumer, [&](auto& acc, RowSpan span) TERRAZZO_LAMBDA {
-      const auto factors = use_row_factors(consumer, span);
-      if (span.count == 0) {
-        return;
+    scale_rows(acc, factors, span.count, panels);
+    TERRAZZO_UNROLL
+    for (uint32_t p = 0; p < kPanelsPerColTile / 2; ++p) {
+      if (p < panels / 2) {
+        publish_panel(consumer, take_gated_panel(acc, p, span.count), span.count);
       }
-      scale_rows(acc, factors, span.count, panels);
-      for (uint32_t p = 0; p < panels / 2; ++p) {
-        auto panel = take_gated_panel(acc, p, span.count);
-        auto stage = consumer.stage();
-        store_panel(stage, panel, span.count, [](uint32_t row) TERRAZZO_LAMBDA { return row; });
-        consumer.publish(stage);
-      }
-    });
+    }
   }
 
   template <class M>
@@ -126,17 +121,16 @@ struct DownPartial {
               tile_address(params, params.gpu, Buffer::kAct, args.row_block, args.k_panels, 0));
   }
 
-  template <class M>
-  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
+  template <class M, class Accumulator>
+  static TERRAZZO_GROUP_FN void finish(Consumer<M>& consumer, const Accumulator& acc,
+                                       RowSpan span) {
     const uint32_t panels = consumer.instruction().args.gemm.panels;
-    consume_gemm(consumer, [&](auto& acc, RowSpan span) TERRAZZO_LAMBDA {
-      for (uint32_t p = 0; p < panels && span.count != 0; ++p) {
-        auto panel = take_panel(acc, p, span.count);
-        auto stage = consumer.stage();
-        store_panel(stage, panel, span.count, [](uint32_t row) TERRAZZO_LAMBDA { return row; });
-        consumer.publish(stage);
+    TERRAZZO_UNROLL
+    for (uint32_t p = 0; p < kPanelsPerColTile; ++p) {
+      if (p < panels) {
+        publish_panel(consumer, take_panel(acc, p, span.count), span.count);
       }
-    });
+    }
   }
 
   template <class M>
@@ -159,6 +153,8 @@ struct DownPartial {
 
 /// x = x1 + the sum of all ranks' partials, in fp32 and in rank order, to all GPUs.
 struct ReduceResidual {
+  static constexpr bool kHasProducts = false;
+
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                                     const StepParams& params) {
     return {0, instruction.args.reduce.panels * (1 + params.shape.world), 1};

@@ -41,19 +41,17 @@ struct QkvRopeAppend {
     load_lines(loader, Buffer::kSumSqX, args.row_block, args.rows);
   }
 
-  template <class M>
-  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
+  template <class M, class Accumulator, class RowVector>
+  static TERRAZZO_GROUP_FN void finish(Consumer<M>& consumer, Accumulator& acc, RowSpan span,
+                                       const RowVector& factors) {
     const StepParams& params = consumer.params;
     const ModelShape& shape = params.shape;
     const GemmArgs args = consumer.instruction().args.gemm;
-    consume_gemm(consumer, [&](auto& acc, RowSpan span) TERRAZZO_LAMBDA {
-      const auto factors = use_row_factors(consumer, span);
-      if (span.count == 0) {
-        return;
-      }
-      scale_rows(acc, factors, span.count, args.panels);
-      const RowInfo* const rows = params.tables.rows + args.row_block * kRowBlock + span.begin;
-      for (uint32_t p = 0; p < args.panels; ++p) {
+    const RowInfo* const rows = params.tables.rows + args.row_block * kRowBlock + span.begin;
+    scale_rows(acc, factors, span.count, args.panels);
+    TERRAZZO_UNROLL
+    for (uint32_t p = 0; p < kPanelsPerColTile; ++p) {
+      if (p < args.panels) {
         const PanelPlace place = place_of(shape, args.first_panel + p);
         auto panel = take_panel(acc, p, span.count);
         if (place.kind != Kind::kValue) {
@@ -67,7 +65,7 @@ struct QkvRopeAppend {
         });
         consumer.publish(stage);
       }
-    });
+    }
   }
 
   template <class M>

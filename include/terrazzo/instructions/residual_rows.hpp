@@ -11,13 +11,20 @@ namespace terrazzo {
 /// 16-byte copies of fp32 vectors: whole groups of 4 rows.
 constexpr TERRAZZO_GROUP_FN uint32_t vector_rows(uint32_t rows) { return round_up(rows, 4u); }
 
-/// Rounds a panel into the next stage, with the sums of squares of its rows.
+/// Rounds a panel into the next stage.
+template <class M, class Panel>
+TERRAZZO_GROUP_FN void publish_panel(Consumer<M>& consumer, const Panel& panel, uint32_t rows) {
+  auto stage = consumer.stage();
+  store_panel(stage, panel, rows, [](uint32_t row) TERRAZZO_LAMBDA { return row; });
+  consumer.publish(stage);
+}
+
+/// The same, with the sums of squares of its rows.
 template <class M, class Panel>
 TERRAZZO_GROUP_FN void publish_residual_panel(Consumer<M>& consumer, const Panel& panel,
                                               uint32_t rows) {
   auto stage = consumer.stage();
-  store_panel(stage, panel, rows, [](uint32_t row) TERRAZZO_LAMBDA { return row; });
-  sum_squares(stage, rows);
+  store_panel_with_sums(stage, panel, rows);
   consumer.publish(stage);
 }
 
@@ -79,19 +86,25 @@ TERRAZZO_GROUP_FN void load_lines(Loader<M>& loader, Buffer buffer, uint32_t blo
   for (uint32_t line = 0; line < lines; line += kLinesPerSlot) {
     const uint32_t count = lines - line < kLinesPerSlot ? lines - line : kLinesPerSlot;
     const auto slot = loader.fill(count * bytes);
-    for (uint32_t i = 0; i < count; ++i) {
-      const float* const source = line_address(params, params.gpu, buffer, block, line + i);
-      loader.copy(slot, i * kLineBytes, reinterpret_cast<const std::byte*>(source), bytes);
+    const auto* const source =
+        reinterpret_cast<const std::byte*>(line_address(params, params.gpu, buffer, block, line));
+    if (bytes == kLineBytes) {  // whole lines lie one after the other
+      loader.copy(slot, 0, source, count * kLineBytes);
+      continue;
     }
+    loader.for_each_lane(count, [&](uint32_t i) TERRAZZO_LAMBDA {
+      loader.copy_from_lane(slot, i * kLineBytes, source + i * kLineBytes, bytes);
+    });
   }
 }
 
 /// 1 / rms of this consumer's rows.
-template <class M>
-TERRAZZO_GROUP_FN auto use_row_factors(Consumer<M>& consumer, RowSpan span) {
+template <class M, class RowVector>
+TERRAZZO_GROUP_FN void use_row_factors(RowVector& factors, Consumer<M>& consumer) {
+  const Instruction& instruction = consumer.instruction();
+  const RowSpan span = consumer_rows(instruction, instruction.args.gemm.rows, consumer.index());
   const ModelShape& shape = consumer.params.shape;
   const uint32_t lines = shape.hidden_panels();
-  auto factors = consumer.row_vector();
   clear(factors);
   for (uint32_t line = 0; line < lines; line += kLinesPerSlot) {
     const uint32_t count = lines - line < kLinesPerSlot ? lines - line : kLinesPerSlot;
@@ -100,7 +113,6 @@ TERRAZZO_GROUP_FN auto use_row_factors(Consumer<M>& consumer, RowSpan span) {
     consumer.release(slot);
   }
   rstd(factors, shape.hidden, shape.norm_eps, span.count);
-  return factors;
 }
 
 }  // namespace terrazzo

@@ -11,6 +11,8 @@ namespace terrazzo {
 /// there the rows of the two consumers alternate, slot by slot. A consumer gathers its tokens in
 /// one stage.
 struct Sample {
+  static constexpr bool kHasProducts = false;
+
   static constexpr uint32_t kCandidatesPerSlot = kSlotBytes / sizeof(Candidate);
   static constexpr uint32_t kLogitsPerSlot = kSlotBytes / sizeof(float);
   static constexpr uint32_t kLogitsPerCopy = 16 / sizeof(float);  // copies are whole 16 bytes

@@ -6,6 +6,7 @@
 #include "terrazzo/instructions/attend_prefill.hpp"
 #include "terrazzo/instructions/embed.hpp"
 #include "terrazzo/instructions/gather_norm.hpp"
+#include "terrazzo/instructions/gemm.hpp"
 #include "terrazzo/instructions/lm_head.hpp"
 #include "terrazzo/instructions/projections.hpp"
 #include "terrazzo/instructions/qkv_rope_append.hpp"
@@ -15,6 +16,31 @@
 namespace terrazzo {
 
 struct LlamaInstructions {
+  /// The same as `dispatch` for consumers.
+  template <class F>
+  static TERRAZZO_GROUP_FN void dispatch_consumer(Opcode opcode, F f) {
+    switch (opcode) {
+      case Opcode::kStepEnd:
+        return f(StepEnd{});
+      case Opcode::kEmbed:
+        return f(Embed{});
+      case Opcode::kAttendPrefill:
+        return f(AttendPrefill{});
+      case Opcode::kAttendDecode:
+        return f(AttendDecode{});
+      case Opcode::kAttendMerge:
+        return f(AttendMerge{});
+      case Opcode::kReduceResidual:
+        return f(ReduceResidual{});
+      case Opcode::kGatherNorm:
+        return f(GatherNorm{});
+      case Opcode::kSample:
+        return f(Sample{});
+      default:
+        return f(Gemm{});
+    }
+  }
+
   /// Calls f with an object of the operation's type.
   template <class F>
   static TERRAZZO_GROUP_FN void dispatch(Opcode opcode, F f) {

@@ -9,6 +9,8 @@ namespace terrazzo {
 
 /// One empty slot and one empty stage carry the loader's wait to a storer.
 struct StepEnd {
+  static constexpr bool kHasProducts = false;
+
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction&, const StepParams&) {
     return {0, 1, 1};
   }

@@ -9,6 +9,13 @@
 
 namespace terrazzo {
 
+/// What a consumer keeps from one instruction to the next.
+struct ConsumerState {
+  RingCursor ring;
+  StageCursor stage;
+  bool aborted = false;  // the launch is over
+};
+
 template <class M>
 class Consumer {
  public:
@@ -16,8 +23,13 @@ class Consumer {
   using Slot = typename M::Slot;
   using Stage = typename M::Stage;
 
-  TERRAZZO_GROUP_FN Consumer(Role& role, const StepParams& params, uint32_t index)
-      : params(params), role_(role), index_(index) {}
+  TERRAZZO_GROUP_FN Consumer(Role& role, const StepParams& params, uint32_t index,
+                             const ConsumerState& state)
+      : params(params),
+        role_(role),
+        index_(index),
+        cursor_(state.ring),
+        stage_cursor_(state.stage) {}
 
   const StepParams& params;
 
@@ -47,6 +59,13 @@ class Consumer {
 
   /// Passes over a slot that the other consumer reads: it must be full before it may be given back.
   TERRAZZO_GROUP_FN void pass() { release(use()); }
+
+  /// The same for all slots that are left of the instruction.
+  TERRAZZO_GROUP_FN void pass_rest() {
+    while (left_ > 0) {
+      pass();
+    }
+  }
 
   /// Room for one value a row, until the next call.
   TERRAZZO_GROUP_FN auto row_vector() { return M::row_vector(role_, index_); }
@@ -85,6 +104,9 @@ class Consumer {
     cursor_.begin(plan);
   }
   TERRAZZO_GROUP_FN uint32_t slots_left() const { return left_; }
+  TERRAZZO_GROUP_FN ConsumerState state() const {
+    return {cursor_, stage_cursor_, role_.aborted()};
+  }
 
  private:
   TERRAZZO_GROUP_FN Slot use(SlotUse use) {

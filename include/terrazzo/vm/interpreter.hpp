@@ -48,6 +48,7 @@ TERRAZZO_GROUP_FN void run_controller(typename M::Role& role, const StepParams& 
     M::write_instruction(role, shared.instructions[cursor.index], place, position, end);
     role.arrive(shared.instruction_full[cursor.index], WaitKind::kInstruction, cursor.index);
     cursor.advance();
+    role.report_given_up();
     if (!end) {
       role.wait(shared.claim, claim_phase, WaitKind::kClaim, 0);
       claim_phase ^= 1u;
@@ -73,6 +74,7 @@ TERRAZZO_GROUP_FN void for_each_instruction(typename M::Role& role, const StepPa
       const TraceScope<M> scope(role, params, slot);
       run(slot);
     }
+    role.report_given_up();
     role.set_current(nullptr);
     role.arrive(shared.instruction_empty[cursor.index], WaitKind::kInstructionFree, cursor.index);
     cursor.advance();
@@ -92,15 +94,41 @@ TERRAZZO_GROUP_FN void run_loader(typename M::Role& role, const StepParams& para
   });
 }
 
+/// One instruction of one consumer.
+template <class M, class Operation, class InstructionSlot>
+TERRAZZO_GROUP_FN ConsumerState consume_one(typename M::Role& role, const StepParams& params,
+                                            uint32_t index, const InstructionSlot& slot,
+                                            const ConsumerState& state) {
+  Consumer<M> consumer(role, params, index, state);
+  consumer.begin(slot.instruction, slot.layer, Operation::slots(slot.instruction, params));
+  Operation::consume(consumer);
+  M::expect_done(role, consumer.slots_left());
+  return consumer.state();
+}
+
+/// The same as a function of its own; `M::RoleHandle` is how a role goes there. Not for operations
+/// with products: a compiler runs these one by one in a function that is not the kernel.
+template <class M, class Operation, class InstructionSlot>
+TERRAZZO_OUTLINED_FN ConsumerState consume_outlined(typename M::RoleHandle handle,
+                                                    const StepParams& params, uint32_t index,
+                                                    const InstructionSlot& slot,
+                                                    ConsumerState state) {
+  return consume_one<M, Operation>(handle, params, index, slot, state);
+}
+
 template <class M, class Set>
 TERRAZZO_GROUP_FN void run_consumer(typename M::Role& role, const StepParams& params,
                                     uint32_t index) {
-  Consumer<M> consumer(role, params, index);
+  ConsumerState state;
   for_each_instruction<M>(role, params, [&](const auto& slot) TERRAZZO_LAMBDA {
-    Set::dispatch(slot.instruction.opcode, [&](auto operation) TERRAZZO_LAMBDA {
-      consumer.begin(slot.instruction, slot.layer, operation.slots(slot.instruction, params));
-      operation.consume(consumer);
-      M::expect_done(role, consumer.slots_left());
+    Set::dispatch_consumer(slot.instruction.opcode, [&](auto operation) TERRAZZO_LAMBDA {
+      using Operation = decltype(operation);
+      if constexpr (Operation::kHasProducts) {
+        state = consume_one<M, Operation>(role, params, index, slot, state);
+      } else {
+        state = consume_outlined<M, Operation>(role, params, index, slot, state);
+        role.set_aborted(state.aborted);
+      }
     });
   });
 }

@@ -51,13 +51,16 @@ class Storer {
     M::store(role_, index_, stage, target, stage.tile + offset, bytes);
   }
 
-  /// `count` 128-byte rows of the stage from row `first`, each to `target_of(row)`.
+  /// `count` 128-byte rows of the stage from row `first`, each to `target_of(row)`. Rows whose
+  /// targets follow each other travel together.
   template <class TargetOf>
   TERRAZZO_GROUP_FN void scatter_rows(Stage stage, uint32_t first, uint32_t count,
                                       TargetOf target_of) {
-    for_each_lane(count, [&](uint32_t i) TERRAZZO_LAMBDA {
-      store_from_lane(target_of(first + i), stage, (first + i) * kRowBytes, kRowBytes);
-    });
+    M::for_each_run(
+        role_, count, kRowBytes, [&](uint32_t i) TERRAZZO_LAMBDA { return target_of(first + i); },
+        [&](uint32_t i, uint32_t length, std::byte* target) TERRAZZO_LAMBDA {
+          store_from_lane(target, stage, (first + i) * kRowBytes, length * kRowBytes);
+        });
   }
 
   /// `count` values of the stage's vector from `first`.

@@ -59,7 +59,7 @@ CudaMachine::CudaMachine(const ModelShape& shape, const StepLimits& limits,
   check(num_sms_ <= static_cast<uint32_t>(sms), "cuda machine", "expected at most ", sms,
         " SMs, got ", num_sms_);
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-  prepare_megakernel();
+  prepare_megakernel(shape_);
   heap_ = DeviceMemory(layout_.total_bytes);
   check_cuda(cudaMemset(heap_.data(), 0, layout_.total_bytes));
   abort_flag_ = DeviceMemory(sizeof(uint32_t));

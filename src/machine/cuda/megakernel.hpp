@@ -11,11 +11,27 @@ namespace terrazzo::cuda {
 /// Threads of a block: 4 service warps and 2 consumer warpgroups.
 inline constexpr uint32_t kBlockThreads = 384;
 
-/// Raises the kernel's shared-memory limit and loads it on the current device.
-void prepare_megakernel();
+/// The kernel for one size of head.
+template <uint32_t kHeadPanels>
+struct Megakernel {
+  /// Raises the kernel's shared-memory limit and loads it on the current device.
+  static void prepare();
+  /// One block an SM on `stream`. Asynchronous.
+  static void launch(const StepParams& params, const sm90::LaunchView& launch, uint32_t blocks,
+                     cudaStream_t stream);
+};
 
-/// One block an SM on `stream`. Asynchronous.
-void launch_megakernel(const StepParams& params, const sm90::LaunchView& launch, uint32_t blocks,
-                       cudaStream_t stream);
+extern template struct Megakernel<1>;  // megakernel_64.cu
+extern template struct Megakernel<2>;  // megakernel_128.cu
+
+inline void prepare_megakernel(const ModelShape& shape) {
+  shape.head_panels() == 1 ? Megakernel<1>::prepare() : Megakernel<2>::prepare();
+}
+
+inline void launch_megakernel(const StepParams& params, const sm90::LaunchView& launch,
+                              uint32_t blocks, cudaStream_t stream) {
+  params.shape.head_panels() == 1 ? Megakernel<1>::launch(params, launch, blocks, stream)
+                                  : Megakernel<2>::launch(params, launch, blocks, stream);
+}
 
 }  // namespace terrazzo::cuda

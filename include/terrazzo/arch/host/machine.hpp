@@ -12,6 +12,7 @@ namespace terrazzo::host {
 
 struct Machine {
   using Role = host::Role;
+  using RoleHandle = host::Role&;
   using Slot = host::Slot;
   using Stage = host::Stage;
 
@@ -74,6 +75,15 @@ struct Machine {
   static void for_each_lane(const Role&, uint32_t count, F f) {
     for (uint32_t i = 0; i < count; ++i) {
       f(i);
+    }
+  }
+
+  /// Calls f(first, length, target) for runs among `count` pieces of `bytes` bytes whose targets
+  /// follow each other; here each piece is a run.
+  template <class TargetOf, class F>
+  static void for_each_run(const Role&, uint32_t count, uint32_t, TargetOf target_of, F f) {
+    for (uint32_t i = 0; i < count; ++i) {
+      f(i, 1, target_of(i));
     }
   }
 

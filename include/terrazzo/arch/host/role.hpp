@@ -64,6 +64,11 @@ class Role {
   const WaitInfo& wait_info() const { return wait_; }
   void set_current(const InstructionSlot* slot) { current_ = slot; }
 
+  // A wait that is given up here is an exception.
+  static constexpr bool aborted() { return false; }
+  void set_aborted(bool) {}
+  void report_given_up() {}
+
   // --- trace ---
 
   void set_trace(std::vector<TraceEvent>* events) { events_ = events; }

@@ -29,6 +29,7 @@ inline constexpr uint32_t kConsumerThreads = kWarpsPerConsumer * kWarpThreads;
 
 struct Machine {
   using Role = sm90::Role;
+  using RoleHandle = sm90::Role;  // a copy, so that its members stay in registers
   using Slot = sm90::Slot;
   using Stage = sm90::Stage;
 
@@ -70,6 +71,28 @@ struct Machine {
   static __device__ __forceinline__ void for_each_lane(const Role& role, uint32_t count, F f) {
     for (uint32_t i = role.lane(); i < count; i += kWarpThreads) {
       f(i);
+    }
+  }
+
+  /// Calls f(first, length, target) for each longest run, within 32 pieces of `bytes` bytes, whose
+  /// targets follow each other; by the lane of its first piece.
+  template <class TargetOf, class F>
+  static __device__ __forceinline__ void for_each_run(const Role& role, uint32_t count,
+                                                      uint32_t bytes, TargetOf target_of, F f) {
+    for (uint32_t base = 0; base < count; base += kWarpThreads) {
+      const uint32_t i = base + role.lane();
+      const bool exists = i < count;
+      std::byte* const target = exists ? target_of(i) : nullptr;
+      const auto address = reinterpret_cast<uint64_t>(target);
+      const uint64_t before = __shfl_up_sync(~0u, address, 1);
+      const bool first = exists && (role.lane() == 0 || address != before + bytes);
+      const uint32_t ends = __ballot_sync(~0u, first || !exists);
+      if (first) {
+        const uint32_t later = role.lane() + 1 == kWarpThreads ? 0 : ends >> (role.lane() + 1);
+        const uint32_t length = later != 0 ? __ffs(static_cast<int>(later))
+                                           : kWarpThreads - role.lane();
+        f(i, length, target);
+      }
     }
   }
 

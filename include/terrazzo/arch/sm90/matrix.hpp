@@ -14,4 +14,19 @@ __device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint
                : "memory");
 }
 
+/// Four matrices: each 8 lanes in turn give the addresses of one's rows. PTX: stmatrix
+__device__ __forceinline__ void store_matrices(uint32_t address, const uint32_t (&values)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(values[0]), "r"(values[1]), "r"(values[2]), "r"(values[3])
+               : "memory");
+}
+
+/// Four matrices, addressed in the same way. PTX: ldmatrix
+__device__ __forceinline__ void load_matrices(uint32_t (&values)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(values[0]), "=r"(values[1]), "=r"(values[2]), "=r"(values[3])
+               : "r"(address)
+               : "memory");
+}
+
 }  // namespace terrazzo::sm90

@@ -144,6 +144,20 @@ class Role {
     __syncwarp();
   }
 
+  // --- the watchdog ---
+
+  __device__ __forceinline__ void set_aborted(bool aborted) { aborted_ = aborted; }
+
+  /// Between instructions: tells all roles, and the host, of a wait that this role gave up.
+  __device__ __forceinline__ void report_given_up() {
+    if (aborted_) {
+      const GivenUp& wait = shared_.given_up[static_cast<uint32_t>(kind_)];
+      if (wait.kind != static_cast<uint32_t>(WaitKind::kNone)) {
+        raise_abort(launch_, current_, sm_, kind_, wait);
+      }
+    }
+  }
+
   // --- trace ---
 
   __device__ __forceinline__ uint64_t waited_ns() const { return 0; }
@@ -162,14 +176,15 @@ class Role {
     return launch_.world == 1 ? ld_acquire_gpu(counter) : ld_acquire_sys(counter);
   }
 
-  /// True when the launch is over for this role: another raised the flag, or the time is up. Not a
-  /// member function of its state, so that the role itself stays in registers.
+  /// True when the launch is over for this role: another raised the flag, or the time is up. Takes a
+  /// note only: a call while products are in flight would serialise them.
   __device__ __forceinline__ bool give_up(uint64_t begin, WaitKind kind, uint32_t index,
                                           uint32_t seen, uint32_t wanted) {
     if (ld_relaxed_sys(launch_.abort_flag) != 0) {
       aborted_ = true;
     } else if (globaltimer_ns() - begin > launch_.watchdog_ns) {
-      raise_abort(launch_, current_, sm_, kind_, kind, index, seen, wanted);
+      shared_.given_up[static_cast<uint32_t>(kind_)] = {static_cast<uint32_t>(kind), index, seen,
+                                                        wanted};
       aborted_ = true;
     }
     return aborted_;
@@ -177,8 +192,7 @@ class Role {
 
   static __device__ __noinline__ void raise_abort(const LaunchView& launch,
                                                   const InstructionSlot* current, uint32_t sm,
-                                                  RoleKind role, WaitKind kind, uint32_t index,
-                                                  uint32_t seen, uint32_t wanted) {
+                                                  RoleKind role, const GivenUp& wait) {
     WatchdogReport& report = *launch.report;
     if (atomicCAS_system(&report.raised, 0u, 1u) == 0u) {
       report.gpu = launch.gpu;
@@ -187,10 +201,10 @@ class Role {
       report.position = current != nullptr ? current->position : ~0u;
       report.layer = current != nullptr ? current->layer : 0;
       report.opcode = current != nullptr ? static_cast<uint32_t>(current->instruction.opcode) : ~0u;
-      report.wait_kind = static_cast<uint32_t>(kind);
-      report.index = index;
-      report.seen = seen;
-      report.wanted = wanted;
+      report.wait_kind = wait.kind;
+      report.index = wait.index;
+      report.seen = wait.seen;
+      report.wanted = wait.wanted;
       __threadfence_system();
     }
     st_relaxed_sys(launch.abort_flag, 1u);

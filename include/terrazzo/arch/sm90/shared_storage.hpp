@@ -8,6 +8,7 @@
 #include "terrazzo/arch/sm90/mbarrier.hpp"
 #include "terrazzo/core/geometry.hpp"
 #include "terrazzo/core/isa.hpp"
+#include "terrazzo/core/roles.hpp"
 
 namespace terrazzo::sm90 {
 
@@ -26,6 +27,14 @@ struct InstructionSlot {
   uint32_t reserved;
 };
 
+/// A wait that a role gave up; kind 0: none.
+struct GivenUp {
+  uint32_t kind;  // WaitKind
+  uint32_t index;
+  uint32_t seen;
+  uint32_t wanted;
+};
+
 /// An mbarrier in shared memory; by address.
 struct Barrier {
   uint64_t word;
@@ -42,6 +51,7 @@ struct SharedStorage {
   alignas(
       16) uint32_t ones[kOnesBytes / sizeof(uint32_t)];  // bf16 [8 columns][16]: sums by products
   alignas(16) InstructionSlot instructions[kInstructionRing];
+  GivenUp given_up[kNumRoles];
 
   // As the host machine's; each arrival is one lane of each warp of the group.
   Barrier slot_full[kNumSlots];
@@ -72,6 +82,9 @@ struct SharedStorage {
       init_one(instruction_empty[i], 1 + kNumConsumers + kNumConsumers * kWarpsPerConsumer);
     }
     init_one(claim, 1);
+    for (GivenUp& wait : given_up) {
+      wait = {};
+    }
     fence_mbarrier_init();
     for (uint32_t& pair : ones) {
       pair = 0x3f803f80u;

@@ -12,6 +12,8 @@
 namespace terrazzo::host {
 
 struct TileMachine : Machine {
+  static constexpr uint32_t kHeadPanels = 0;  // any
+
   using Accumulator = host::Accumulator;
   using SmallAccumulator = host::Accumulator;
   using Panel = host::Panel;

@@ -17,11 +17,9 @@ inline void clear(Accumulator& acc, uint32_t rows) {
 
 /// acc[rows, panels * 64] += A[rows, 64] * B[panels * 64, 64]^T. A: rows from `a_row` of slot `a`;
 /// B: the adjacent slots `b0`, `b1`, two panels each. Done at the next `mma_wait`.
-inline void mma_async(Accumulator& acc, const Slot& a, uint32_t a_row, const Slot& b0,
-                      const Slot& b1, uint32_t rows, uint32_t panels) {
-  if (rows == 0) {
-    return;
-  }
+template <uint32_t kPanels>
+void mma_async(Accumulator& acc, const Slot& a, uint32_t a_row, const Slot& b0, const Slot& b1,
+               uint32_t rows, uint32_t panels) {
   const std::byte* const a_tile = a.read(a_row * kRowBytes, rows * kRowBytes);
   const uint32_t first = panels < 2 ? panels : 2;
   const std::byte* const b_tile = b0.read(0, first * kHalfPanelBytes);
@@ -31,17 +29,21 @@ inline void mma_async(Accumulator& acc, const Slot& a, uint32_t a_row, const Slo
   gemm_panel(acc.values[0], kColTile, a_tile, b_tile, rows, panels * kPanelCols);
 }
 
-/// The same with few tokens: tokens at byte `token_offset` of slot `tokens`, one or two weight
-/// panels at byte `weight_offset` of slot `weights`, for output columns from `first_panel` * 64 on.
-inline void mma_small_async(Accumulator& acc, uint32_t first_panel, const Slot& tokens,
-                            uint32_t token_offset, const Slot& weights, uint32_t weight_offset,
-                            uint32_t rows, uint32_t panels) {
-  if (rows == 0) {
-    return;
+/// The same with few tokens: tokens at byte `token_offset` of slot `tokens`; weight panels at byte
+/// `weight_offset` of slot `w0`, panels 2 and 3 in slot `w1`.
+template <uint32_t kPanels, uint32_t kTokens>
+void mma_small_async(Accumulator& acc, const Slot& tokens, uint32_t token_offset, const Slot& w0,
+                     const Slot& w1, uint32_t weight_offset, uint32_t rows, uint32_t panels) {
+  const std::byte* const token_tile = tokens.read(token_offset, rows * kRowBytes);
+  const auto multiply = [&](uint32_t first_panel, const Slot& weights, uint32_t count) {
+    gemm_panel(&acc.values[0][first_panel * kPanelCols], kColTile, token_tile,
+               weights.read(weight_offset, count * kHalfPanelBytes), rows, count * kPanelCols);
+  };
+  const uint32_t first = panels < 2 ? panels : 2;
+  multiply(0, w0, first);
+  if (panels > first) {
+    multiply(first, w1, panels - first);
   }
-  gemm_panel(&acc.values[0][first_panel * kPanelCols], kColTile,
-             tokens.read(token_offset, rows * kRowBytes),
-             weights.read(weight_offset, panels * kHalfPanelBytes), rows, panels * kPanelCols);
 }
 
 /// Until at most `kInFlight` of the issued multiplies are still running.

@@ -129,9 +129,10 @@ inline void store_panel(Stage& stage, const Panel& panel, uint32_t rows, TargetR
   }
 }
 
-/// Sum of squares of each rounded row of the stage, into its vector. The stage's rows must be
-/// swizzled by their own index.
-inline void sum_squares(Stage& stage, uint32_t rows) {
+/// The same for rows that stay where they are; the sum of squares of each rounded row goes into the
+/// stage's vector.
+inline void store_panel_with_sums(Stage& stage, const Panel& panel, uint32_t rows) {
+  store_panel(stage, panel, rows, [](uint32_t row) { return row; });
   for (uint32_t row = 0; row < rows; ++row) {
     stage.vector[row] = sum_squares_row(stage.tile, row);
   }

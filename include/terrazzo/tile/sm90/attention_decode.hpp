@@ -76,8 +76,13 @@ __device__ __forceinline__ void clear(DecodeAttention<kPanels, kGroups>& tile, u
     value = 0.0f;
   }
 #pragma unroll
-  for (float& value : tile.max) {
-    value = kMinusInfinity;
+  for (float& value : tile.scores) {
+    value = 0.0f;
+  }
+#pragma unroll
+  for (uint32_t h = 0; h < 2 * kGroups; ++h) {
+    tile.max[h] = kMinusInfinity;
+    tile.alpha[h] = 0.0f;
   }
   tile.parity = 0;
 }

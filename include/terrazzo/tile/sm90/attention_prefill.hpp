@@ -55,7 +55,23 @@ __device__ __forceinline__ void clear(PrefillAttention<kPanels>& tile, uint32_t,
   for (float& value : tile.sum) {
     value = 0.0f;
   }
+#pragma unroll
+  for (float& value : tile.scores) {
+    value = 0.0f;
+  }
+#pragma unroll
+  for (float& value : tile.next) {
+    value = 0.0f;
+  }
+#pragma unroll
+  for (auto& step : tile.probabilities) {
+#pragma unroll
+    for (uint32_t& pair : step) {
+      pair = 0;
+    }
+  }
   tile.max[0] = tile.max[1] = kMinusInfinity;
+  tile.alpha[0] = tile.alpha[1] = 0.0f;
   tile.first = 0;
 }
 

@@ -11,7 +11,10 @@
 
 namespace terrazzo::sm90 {
 
+/// `kPanelsOfHead`: 64-column panels of an attention head. A kernel holds one size.
+template <uint32_t kPanelsOfHead>
 struct TileMachine : Machine {
+  static constexpr uint32_t kHeadPanels = kPanelsOfHead;
   using Accumulator = sm90::Accumulator;
   using SmallAccumulator = sm90::SmallAccumulator;
   using Panel = sm90::Panel;

@@ -47,7 +47,9 @@ struct ThreadPlace {
 };
 
 __device__ __forceinline__ ThreadPlace thread_place() {
-  const uint32_t thread = threadIdx.x % 128;
+  uint32_t thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  thread %= 128;
   const uint32_t lane = thread % 32;
   return {thread, thread / 32 * 16 + lane / 4, lane % 4 * 2};
 }

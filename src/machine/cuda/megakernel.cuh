@@ -1,4 +1,7 @@
-// The megakernel: every SM runs the role loops until the step's queue is empty.
+// The megakernel: every SM runs the role loops until the step's queue is empty. One kernel a head
+// dimension, each in a translation unit of its own.
+#pragma once
+
 #include "machine/cuda/check_cuda.hpp"
 #include "machine/cuda/megakernel.hpp"
 #include "terrazzo/instructions/set.hpp"
@@ -6,17 +9,16 @@
 #include "terrazzo/vm/interpreter.hpp"
 
 namespace terrazzo::cuda {
-namespace {
 
-using Machine = sm90::TileMachine;
-
-constexpr int kServiceRegisters = 56;
-constexpr int kConsumerRegisters = 224;
+constexpr int kServiceRegisters = 96;
+constexpr int kConsumerRegisters = 208;
 static_assert(128 * kServiceRegisters + 256 * kConsumerRegisters <= 64 * 1024);
 
+template <uint32_t kHeadPanels>
 __global__ void __launch_bounds__(kBlockThreads, 1)
     megakernel(const __grid_constant__ StepParams params,
                const __grid_constant__ sm90::LaunchView launch) {
+  using Machine = sm90::TileMachine<kHeadPanels>;
   extern __shared__ std::byte storage[];
   auto& shared = *reinterpret_cast<sm90::SharedStorage*>(storage);
   if (threadIdx.x == 0) {
@@ -49,18 +51,20 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   }
 }
 
-}  // namespace
-
-void prepare_megakernel() {
-  check_cuda(cudaFuncSetAttribute(megakernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+template <uint32_t kHeadPanels>
+void Megakernel<kHeadPanels>::prepare() {
+  check_cuda(cudaFuncSetAttribute(megakernel<kHeadPanels>,
+                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   sizeof(sm90::SharedStorage)));
   cudaFuncAttributes attributes{};
-  check_cuda(cudaFuncGetAttributes(&attributes, megakernel));
+  check_cuda(cudaFuncGetAttributes(&attributes, megakernel<kHeadPanels>));
 }
 
-void launch_megakernel(const StepParams& params, const sm90::LaunchView& launch, uint32_t blocks,
-                       cudaStream_t stream) {
-  megakernel<<<blocks, kBlockThreads, sizeof(sm90::SharedStorage), stream>>>(params, launch);
+template <uint32_t kHeadPanels>
+void Megakernel<kHeadPanels>::launch(const StepParams& params, const sm90::LaunchView& launch,
+                                     uint32_t blocks, cudaStream_t stream) {
+  megakernel<kHeadPanels>
+      <<<blocks, kBlockThreads, sizeof(sm90::SharedStorage), stream>>>(params, launch);
   check_cuda(cudaGetLastError());
 }
 

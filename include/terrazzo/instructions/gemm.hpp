@@ -1,0 +1,59 @@
+// What consumers do for all GEMM instructions: one main loop, then the opcode's epilogue.
+//
+// One operation for all of them, so that the kernel holds the main loops once.
+#pragma once
+
+#include "terrazzo/instructions/lm_head.hpp"
+#include "terrazzo/instructions/projections.hpp"
+#include "terrazzo/instructions/qkv_rope_append.hpp"
+
+namespace terrazzo {
+
+struct Gemm {
+  static constexpr bool kHasProducts = true;
+
+  static constexpr TERRAZZO_GROUP_FN bool uses_row_factors(Opcode opcode) {
+    return opcode == Opcode::kQkvRopeAppend || opcode == Opcode::kGateUpSilu;
+  }
+  static constexpr TERRAZZO_GROUP_FN bool adds_residual(Opcode opcode) {
+    return opcode == Opcode::kOProjResidual || opcode == Opcode::kDownResidual;
+  }
+
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
+                                                    const StepParams& params) {
+    const Opcode opcode = instruction.opcode;
+    return GemmStream(instruction)
+        .slots(uses_row_factors(opcode) ? line_slots(params.shape)
+               : adds_residual(opcode)  ? instruction.args.gemm.panels
+                                        : 0);
+  }
+
+  template <class M>
+  static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
+    const Opcode opcode = consumer.instruction().opcode;
+    auto factors = consumer.row_vector();
+    consume_gemm(
+        consumer,
+        [&](auto& acc, RowSpan span) TERRAZZO_LAMBDA {
+          switch (opcode) {
+            case Opcode::kQkvRopeAppend:
+              return QkvRopeAppend::finish(consumer, acc, span, factors);
+            case Opcode::kGateUpSilu:
+              return GateUpSilu::finish(consumer, acc, span, factors);
+            case Opcode::kDownPartial:
+              return DownPartial::finish(consumer, acc, span);
+            case Opcode::kLmHead:
+              return LmHead::finish(consumer, acc, span);
+            default:
+              return OProjResidual::finish(consumer, acc, span);
+          }
+        },
+        [&]() TERRAZZO_LAMBDA {
+          if (uses_row_factors(opcode)) {
+            use_row_factors(factors, consumer);
+          }
+        });
+  }
+};
+
+}  // namespace terrazzo
