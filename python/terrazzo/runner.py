@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .packing import Shard, pack_layer, pack_lm_head, rope_table
-from .step import PAGE_TOKENS, StepInput, StepOutput
+from .step import PAGE_TOKENS, StepInput, StepOutput, StepTicket
 
 if TYPE_CHECKING:
     from ._core import HostModel, StepArrays
@@ -64,6 +65,7 @@ class ModelRunner:
         max_logit_rows: int | None = None,
         split_tokens: int = SPLIT_TOKENS,
         watchdog_seconds: float = 10.0,
+        max_in_flight: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         from ._core import HostModel, ModelShape, StepLimits
@@ -81,6 +83,7 @@ class ModelRunner:
             max_sequences=max_sequences,
             max_model_len=max_model_len,
             num_pages=num_pages,
+            max_in_flight=max_in_flight,
         )
         self.config: ModelConfig = config
         self.gpus = gpus
@@ -122,11 +125,32 @@ class ModelRunner:
             num_threads=num_threads or 0,
             watchdog_seconds=watchdog_seconds,
         )
+        self.max_in_flight = max_in_flight
+        self._in_flight: deque[tuple[StepTicket, StepOutput]] = deque()
+        self._num_submitted = 0
         self._load(checkpoint, progress)
 
     def step(self, batch: StepInput) -> StepOutput:
         """Runs one step; its K and V go to the batch's pages."""
-        return StepOutput(*self._model.step(arrays_of(batch)))
+        if self._in_flight:
+            raise ValueError("[step] collect the steps in flight first")
+        return self.collect(self.submit(batch))
+
+    def submit(self, batch: StepInput) -> StepTicket:
+        """Queues a step; on the host machine it runs at once."""
+        if len(self._in_flight) >= self.max_in_flight:
+            raise ValueError(f"[submit] expected at most {self.max_in_flight} steps in flight")
+        output = StepOutput(*self._model.step(arrays_of(batch)))
+        ticket = StepTicket(self._num_submitted)
+        self._num_submitted += 1
+        self._in_flight.append((ticket, output))
+        return ticket
+
+    def collect(self, ticket: StepTicket) -> StepOutput:
+        """The results of the oldest step in flight."""
+        if not self._in_flight or self._in_flight[0][0] != ticket:
+            raise ValueError(f"[collect] {ticket} is not the oldest step in flight")
+        return self._in_flight.popleft()[1]
 
     def verify(self, batch: StepInput) -> list[str]:
         """Problems that the verifier finds in the step's program: none, if it is sound."""
