@@ -2,6 +2,7 @@
 # In: TERRAZZO_CUDA, TERRAZZO_CUDA_ARCHITECTURES, Python_EXECUTABLE   Out: TERRAZZO_CUDA_ENABLED
 include_guard(GLOBAL)
 set(TERRAZZO_CUDA_ENABLED FALSE)
+set(_cuda_minimum 13.0)
 
 string(TOLOWER "${TERRAZZO_CUDA}" _mode)
 if(NOT _mode MATCHES "^(auto|on|off|pip)$")
@@ -42,7 +43,7 @@ if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
   if(NOT _mode STREQUAL "pip")
     find_program(TERRAZZO_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin)
   endif()
-  if(NOT TERRAZZO_NVCC)
+  if(NOT TERRAZZO_NVCC AND Python_EXECUTABLE)
     execute_process(
       COMMAND "${Python_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/find_pip_cuda.py"
       OUTPUT_VARIABLE _root OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
@@ -69,9 +70,18 @@ endif()
 if(CMAKE_CUDA_COMPILER)
   # A compiler that is there but broken is an error in every mode: auto means "no nvcc".
   enable_language(CUDA)
-  set(TERRAZZO_CUDA_ENABLED TRUE)
-  message(STATUS
-    "terrazzo: CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL _cuda_minimum)
+    set(TERRAZZO_CUDA_ENABLED TRUE)
+    message(STATUS
+      "terrazzo: CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+  elseif(_mode STREQUAL "auto")
+    message(WARNING "terrazzo: nvcc ${CMAKE_CUDA_COMPILER_VERSION} is older than "
+      "${_cuda_minimum}, building the host machine only. -C terrazzo.cuda=pip takes a newer one "
+      "from NVIDIA's wheels.")
+  else()
+    message(FATAL_ERROR "terrazzo.cuda=${TERRAZZO_CUDA}: expected nvcc ${_cuda_minimum} or later, "
+      "found ${CMAKE_CUDA_COMPILER_VERSION}")
+  endif()
 elseif(_mode STREQUAL "auto")
   message(STATUS "terrazzo: no nvcc found, building the host machine only")
 else()
