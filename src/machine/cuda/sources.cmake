@@ -3,9 +3,14 @@
 # that kernels compile side by side and a compiler cache keeps those that have not changed.
 set(TERRAZZO_CUDA_KERNELS
   megakernel.cu
+  pack_kernel.cu
 )
 set(TERRAZZO_CUDA_SOURCES
   ${TERRAZZO_CUDA_KERNELS}
   cuda_built.cpp
   cuda_machine.cpp
+  cuda_model.cpp
+  device_info.cpp
+  step_slot.cpp
+  weight_store.cpp
 )
