@@ -53,6 +53,9 @@ class StepLimits:
     @property
     def max_logit_rows(self) -> int: ...
 
+    @property
+    def max_partials(self) -> int: ...
+
 class StepArrays:
     """The arrays of one step, as terrazzo.step.StepInput."""
 
@@ -168,6 +171,8 @@ class CudaModel:
         """
         num_sms 0: all but reserve_sms. stream: handle of the stream that runs the steps; 0: one of the model's own.
         """
+
+    MAX_IN_FLIGHT: int = 2
 
     def pack_rows(self, gpu: int, which: Matrix, layer: int, target_rows: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], source: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], source_rows: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], column_scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
         """

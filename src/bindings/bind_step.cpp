@@ -49,7 +49,8 @@ void bind_sizes(nb::module_& m) {
       .def_ro("max_sequences", &StepLimits::max_sequences)
       .def_ro("max_position", &StepLimits::max_position)
       .def_ro("num_pages", &StepLimits::num_pages)
-      .def_ro("max_logit_rows", &StepLimits::max_logit_rows);
+      .def_ro("max_logit_rows", &StepLimits::max_logit_rows)
+      .def_ro("max_partials", &StepLimits::max_partials);
 }
 
 void bind_arrays(nb::module_& m) {
