@@ -65,7 +65,8 @@ void bind_cuda(nb::module_& m) {
           nb::arg("shape"), nb::arg("limits"), nb::kw_only(), nb::arg("num_sms") = 0,
           nb::arg("reserve_sms") = 0, nb::arg("watchdog_seconds") = 10.0, nb::arg("stream") = 0,
           nb::arg("trace_events") = 0,
-          "num_sms 0: all but reserve_sms. stream: handle of the stream that runs the steps; 0: one "
+          "num_sms 0: all but reserve_sms. stream: handle of the stream that runs the steps; 0: "
+          "one "
           "of the model's own.")
       .def(
           "pack_rows",

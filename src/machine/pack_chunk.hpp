@@ -53,8 +53,8 @@ TERRAZZO_GROUP_FN void pack_chunk(const RowBlock& block, uint32_t index, uint32_
       }
     }
   }
-  std::byte* const tile = const_cast<std::byte*>(
-      block.matrix.at(block.layer, output / kPanelCols, first / kPanelCols));
+  std::byte* const tile =
+      const_cast<std::byte*>(block.matrix.at(block.layer, output / kPanelCols, first / kPanelCols));
   std::byte* const place =
       tile + chunk_offset(output % kPanelCols, chunk % (kPanelCols / kChunkElems));
   std::memcpy(__builtin_assume_aligned(place, kChunkBytes), line, kChunkBytes);

@@ -13,14 +13,22 @@ namespace {
 
 constexpr uint64_t kTraceHeaderBytes = 16;  // the count, and the events' alignment
 
+/// The shape, if the kernel can run it.
+const ModelShape& checked(const ModelShape& shape) {
+  constexpr const char* kOp = "cuda machine";
+  check(shape.world == 1, kOp, "expected one GPU, got ", shape.world);
+  check(shape.group() <= kMaxDecodeHeads, kOp, "expected at most ", kMaxDecodeHeads,
+        " query heads a KV head, got ", shape.group(), "; the device 'host' takes more");
+  return shape;
+}
+
 /// SMs that launches take, of those that the device has.
 uint32_t sms_to_use(const CudaOptions& options, uint32_t present) {
   constexpr const char* kOp = "cuda machine";
   check(options.reserve_sms < present, kOp, "expected reserve_sms below the device's ", present,
         " SMs, got ", options.reserve_sms);
   const uint32_t usable = present - options.reserve_sms;
-  check(options.num_sms <= usable, kOp, "expected at most ", usable, " SMs, got ",
-        options.num_sms);
+  check(options.num_sms <= usable, kOp, "expected at most ", usable, " SMs, got ", options.num_sms);
   return options.num_sms == 0 ? usable : options.num_sms;
 }
 
@@ -29,11 +37,10 @@ uint32_t sms_to_use(const CudaOptions& options, uint32_t present) {
 /// head. Larger steps make their slots grow.
 uint64_t usual_step_bytes(const ModelShape& shape, const StepLimits& limits, uint32_t num_sms) {
   const uint64_t blocks = limits.row_blocks();
-  const uint64_t panels =
-      shape.qkv_panels() + 2 * shape.hidden_panels() + shape.gate_up_panels();
+  const uint64_t panels = shape.qkv_panels() + 2 * shape.hidden_panels() + shape.gate_up_panels();
   const uint64_t gemms = blocks * ceil_div<uint64_t>(panels, kPanelsPerColTile) + 8 * num_sms;
-  const uint64_t heads = std::max<uint64_t>(
-      uint64_t{limits.max_sequences} * shape.local_kv_heads(), blocks * shape.local_heads());
+  const uint64_t heads = std::max<uint64_t>(uint64_t{limits.max_sequences} * shape.local_kv_heads(),
+                                            blocks * shape.local_heads());
   const uint64_t epilogue =
       limits.compact_blocks() * (shape.vocab_tiles() + kRowBlock) + blocks + 64;
   return (gemms + heads + epilogue) * sizeof(Instruction) + limits.max_rows * sizeof(RowInfo) +
@@ -51,8 +58,8 @@ std::string diagnosis(const sm90::WatchdogReport& seen, const CounterMap& counte
   if (seen.wait_kind == static_cast<uint32_t>(WaitKind::kCounter)) {
     const uint32_t counter = seen.index - BankLayout::kBlocks;
     const uint32_t block = counters.size();
-    out << " (" << counters.name(counter % block) << " of block " << counter / block
-        << "): seen " << seen.seen << ", wanted " << seen.wanted;
+    out << " (" << counters.name(counter % block) << " of block " << counter / block << "): seen "
+        << seen.seen << ", wanted " << seen.wanted;
   }
   return out.str();
 }
@@ -61,14 +68,11 @@ std::string diagnosis(const sm90::WatchdogReport& seen, const CounterMap& counte
 
 CudaMachine::CudaMachine(const ModelShape& shape, const StepLimits& limits,
                          const CudaOptions& options)
-    : shape_(shape),
+    : shape_(checked(shape)),
       limits_(limits),
       options_(options),
       layout_(heap_layout(shape, limits)),
       weights_(shape, limits.max_position) {
-  check(shape.world == 1, "cuda machine", "expected one GPU, got ", shape.world);
-  check(shape.group() <= kMaxDecodeHeads, "cuda machine", "expected at most ", kMaxDecodeHeads,
-        " query heads a KV head, got ", shape.group());
   check_cuda(cudaGetDevice(&device_));
   int sms = 0;
   check_cuda(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device_));
@@ -162,10 +166,9 @@ void CudaMachine::launch(bool fetch) {
   // The other bank's step has ended when this one starts: it is cleared meanwhile.
   if (used_bytes_[bank_ ^ 1u] != 0) {
     slot.begun.hold(copies_.get());
-    check_cuda(cudaMemcpyAsync(heap_.data() + layout_.at(Buffer::kCounters) +
-                                   (bank_ ^ 1u) * zeros_.bytes(),
-                               zeros_.data(), used_bytes_[bank_ ^ 1u], cudaMemcpyHostToDevice,
-                               copies_.get()));
+    check_cuda(cudaMemcpyAsync(
+        heap_.data() + layout_.at(Buffer::kCounters) + (bank_ ^ 1u) * zeros_.bytes(), zeros_.data(),
+        used_bytes_[bank_ ^ 1u], cudaMemcpyHostToDevice, copies_.get()));
     used_bytes_[bank_ ^ 1u] = 0;
     cleared_.record(copies_.get());
   }

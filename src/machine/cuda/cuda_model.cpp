@@ -93,8 +93,8 @@ uint64_t CudaModel::submit(const StepRequest& request) {
   const uint32_t slot = parts.machine.upload(parts.step);
   parts.machine.launch(/*fetch=*/true);
   parts.num_sampled = rows;
-  parts.in_flight.push_back({parts.num_submitted, slot, static_cast<uint32_t>(rows),
-                             parts.step.num_wanted_logits});
+  parts.in_flight.push_back(
+      {parts.num_submitted, slot, static_cast<uint32_t>(rows), parts.step.num_wanted_logits});
   return parts.num_submitted++;
 }
 

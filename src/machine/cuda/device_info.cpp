@@ -46,10 +46,9 @@ std::string device_problem() {
   cudaDeviceProp properties{};
   check_cuda(cudaGetDeviceProperties(&properties, 0));
   if (properties.major != kComputeMajor || properties.minor != kComputeMinor) {
-    out << "the kernel is compiled for compute capability " << kComputeMajor << '.'
-        << kComputeMinor << " (H100, H200, GH200), but the GPU " << properties.name << " has "
-        << properties.major << '.' << properties.minor
-        << "; choose another one with CUDA_VISIBLE_DEVICES";
+    out << "the kernel is compiled for compute capability " << kComputeMajor << '.' << kComputeMinor
+        << " (H100, H200, GH200), but the GPU " << properties.name << " has " << properties.major
+        << '.' << properties.minor << "; choose another one with CUDA_VISIBLE_DEVICES";
   }
   return out.str();
 }

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "machine/cuda/pack_kernel.hpp"
+#include "machine/row_blocks.hpp"
 
 namespace terrazzo::cuda {
 namespace {
@@ -13,7 +13,6 @@ namespace {
 // others are on the bus.
 constexpr uint32_t kMostCarriers = 12;
 constexpr uint64_t kCarrierBytes = 8 << 20;
-constexpr uint64_t kPartAlignment = 256;
 
 DeviceMemory zeros(uint64_t bytes) {
   DeviceMemory memory(bytes);
@@ -75,77 +74,15 @@ WeightStore::Loan::~Loan() {
 void WeightStore::load_rows(const RowMove& move, const SourceMatrix& source) {
   check_move(shape_, source, move);
   check_cuda(cudaSetDevice(device_));
-  if (move.source_rows.empty()) {
-    return;
+  const WeightView& matrix = views_[static_cast<uint32_t>(move.which)];
+  for (const MoveBlock& block : cut_into_blocks(move, source, kCarrierBytes)) {
+    const Loan carrier(*this);
+    const uint64_t bytes = fill_block(carrier->host.data(), block, move, source);
+    check_cuda(cudaMemcpyAsync(carrier->device.data(), carrier->host.data(), bytes,
+                               cudaMemcpyHostToDevice, carrier->stream.get()));
+    launch_pack(block_at(carrier->device.data(), block, move, source, matrix),
+                carrier->stream.get());
   }
-  // In the source's order: then each block is one run of its bytes.
-  std::vector<uint32_t> order(move.source_rows.size());
-  std::iota(order.begin(), order.end(), 0u);
-  std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
-    return move.source_rows[a] < move.source_rows[b];
-  });
-  const uint64_t row_bytes = source.cols * sizeof(bf16);
-  const uint64_t fixed_bytes = source.cols * sizeof(float) + 4 * kPartAlignment;
-  constexpr uint64_t kMoveBytes = 2 * sizeof(int32_t);  // source and target of one row
-  check(fixed_bytes + row_bytes + kMoveBytes <= kCarrierBytes, "pack_rows", "rows of ",
-        source.cols, " columns are too long");
-  for (size_t begin = 0; begin < order.size();) {
-    const int64_t first = move.source_rows[order[begin]];
-    size_t end = begin;
-    while (end < order.size()) {
-      const uint64_t rows = static_cast<uint64_t>(move.source_rows[order[end]] - first) + 1;
-      if (fixed_bytes + rows * row_bytes + (end - begin + 1) * kMoveBytes > kCarrierBytes) {
-        break;
-      }
-      ++end;
-    }
-    load_block(move, source, std::span(order).subspan(begin, end - begin));
-    begin = end;
-  }
-}
-
-void WeightStore::load_block(const RowMove& move, const SourceMatrix& source,
-                             std::span<const uint32_t> order) {
-  const auto first = static_cast<uint64_t>(move.source_rows[order.front()]);
-  const auto last = static_cast<uint64_t>(move.source_rows[order.back()]);
-  uint64_t bytes = 0;
-  const auto part = [&](uint64_t size) {
-    const uint64_t offset = bytes;
-    bytes += round_up(size, kPartAlignment);
-    return offset;
-  };
-  const uint64_t values = part((last - first + 1) * source.cols * sizeof(bf16));
-  const uint64_t scale = part(move.column_scale.size() * sizeof(float));
-  const uint64_t from = part(order.size() * sizeof(int32_t));
-  const uint64_t to = part(order.size() * sizeof(int32_t));
-
-  const Loan carrier(*this);
-  std::byte* const host = carrier->host.data();
-  std::memcpy(host + values, source.data + first * source.cols,
-              (last - first + 1) * source.cols * sizeof(bf16));
-  if (!move.column_scale.empty()) {
-    std::memcpy(host + scale, move.column_scale.data(), move.column_scale.size() * sizeof(float));
-  }
-  auto* const source_rows = reinterpret_cast<int32_t*>(host + from);
-  auto* const target_rows = reinterpret_cast<int32_t*>(host + to);
-  for (size_t i = 0; i < order.size(); ++i) {
-    source_rows[i] = move.source_rows[order[i]] - static_cast<int32_t>(first);
-    target_rows[i] = move.target_rows[order[i]];
-  }
-  std::byte* const device = carrier->device.data();
-  const cudaStream_t stream = carrier->stream.get();
-  check_cuda(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream));
-  launch_pack({.matrix = views_[static_cast<uint32_t>(move.which)],
-               .layer = move.layer,
-               .rows = static_cast<uint32_t>(order.size()),
-               .cols = static_cast<uint32_t>(source.cols),
-               .values = reinterpret_cast<const bf16*>(device + values),
-               .source_rows = reinterpret_cast<const int32_t*>(device + from),
-               .target_rows = reinterpret_cast<const int32_t*>(device + to),
-               .scale = move.column_scale.empty()
-                            ? nullptr
-                            : reinterpret_cast<const float*>(device + scale)},
-              stream);
 }
 
 void WeightStore::load_plain(std::byte* target, const void* source, uint64_t rows, uint64_t bytes,
@@ -160,7 +97,7 @@ void WeightStore::load_plain(std::byte* target, const void* source, uint64_t row
     check_cuda(cudaMemcpy2DAsync(target + row * target_bytes, target_bytes, carrier->host.data(),
                                  bytes, bytes, count, cudaMemcpyHostToDevice,
                                  carrier->stream.get()));
-    }
+  }
 }
 
 void WeightStore::load_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
@@ -178,8 +115,8 @@ void WeightStore::load_tables(const SourceMatrix& embedding, std::span<const bf1
 void WeightStore::load_packed(const PackedModel& model, const SharedTables& tables) {
   const ModelView host = model.view(tables);
   const auto copy = [](const DeviceMemory& target, const void* source, uint64_t bytes) {
-    check(bytes <= target.bytes(), "set_model", "expected at most ", target.bytes(),
-          " bytes, got ", bytes);
+    check(bytes <= target.bytes(), "set_model", "expected at most ", target.bytes(), " bytes, got ",
+          bytes);
     check_cuda(cudaMemcpy(target.data(), source, bytes, cudaMemcpyHostToDevice));
   };
   for (uint32_t i = 0; i < kNumMatrices; ++i) {

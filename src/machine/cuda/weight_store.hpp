@@ -65,8 +65,6 @@ class WeightStore {
   /// Copies rows of `bytes` through carriers to rows of `target_bytes` on the device.
   void load_plain(std::byte* target, const void* source, uint64_t rows, uint64_t bytes,
                   uint64_t target_bytes);
-  void load_block(const RowMove& move, const SourceMatrix& source,
-                  std::span<const uint32_t> order);
 
   ModelShape shape_;
   uint32_t max_position_;
