@@ -1,4 +1,4 @@
-"""How long the host takes to build programs: of a 70B model on eight GPUs, of an 8B model on one."""
+"""How long the host takes to build programs: a 70B model on eight GPUs, an 8B model on one."""
 
 from __future__ import annotations
 
