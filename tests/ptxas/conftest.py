@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import pytest
-
 from ptxas.kernel_report import (
     OBJECT_FOLDER,
     CompilerReport,

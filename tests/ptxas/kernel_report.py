@@ -1,7 +1,7 @@
 """What the compiler said of a kernel, and the machine code that it made.
 
-Both are taken from a build that is there: `cmake/keep_report.sh` left the report beside each object,
-and cuobjdump (from NVIDIA's wheels, with the nvdisasm that it calls) reads the object.
+Both are taken from a build that is there: `cmake/keep_report.sh` left the report beside each
+object, and cuobjdump (from NVIDIA's wheels, with the nvdisasm that it calls) reads the object.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def cuobjdump(*arguments: str | Path) -> str:
 
 
 def build_folder() -> Path | None:
-    """TERRAZZO_BUILD_DIR, else the build in build/ that compiled a kernel last; None: there is none."""
+    """TERRAZZO_BUILD_DIR, else the build in build/ that compiled a kernel last, else None."""
     named = os.environ.get("TERRAZZO_BUILD_DIR")
     if named:
         return ROOT / named

@@ -1,4 +1,4 @@
-"""The kernels as compiled for sm_90a, checked without a GPU: what they cost and what they contain."""
+"""The kernels as compiled for sm_90a, checked without a GPU: what they cost, what they contain."""
 
 from __future__ import annotations
 
