@@ -48,16 +48,15 @@ class CompilerReport:
     @classmethod
     def parse(cls, log: str) -> CompilerReport:
         """Read a log; ValueError where it lacks ptxas's report of a kernel."""
-        used = re.findall(
-            r"Used (\d+) registers.*?(?:, (\d+) bytes cumulative stack size)?$", log, re.MULTILINE
-        )
+        registers = re.findall(r"\bUsed (\d+) registers", log)
+        stacks = re.findall(r"(\d+) bytes cumulative stack size", log)  # absent where there is none
         spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
         seconds = re.search(r"^seconds: (\d+)$", log, re.MULTILINE)
-        if not used or not spills or seconds is None:
+        if not registers or not spills or seconds is None:
             raise ValueError(f"no complete report of a kernel in:\n{log}")
         return cls(
-            registers=max(int(registers) for registers, _ in used),
-            stack_bytes=max(int(stack or 0) for _, stack in used),
+            registers=max(map(int, registers)),
+            stack_bytes=max(map(int, stacks), default=0),
             spill_store_bytes=sum(int(stores) for stores, _ in spills),
             spill_load_bytes=sum(int(loads) for _, loads in spills),
             notes=frozenset(re.findall(r"^ptxas \w+ *: *\((C\d+)\)", log, re.MULTILINE)),

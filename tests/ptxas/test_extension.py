@@ -44,3 +44,4 @@ def test_command_works_without_a_driver() -> None:
         [sys.executable, "-m", "terrazzo", "info"], capture_output=True, text=True, check=True
     )
     assert re.search(r"^cuda: +built", shown.stdout, re.MULTILINE)
+    assert re.search(r"^machines: +host$", shown.stdout, re.MULTILINE)
