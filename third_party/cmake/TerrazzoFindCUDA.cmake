@@ -39,7 +39,7 @@ endfunction()
 
 # What the user names wins: CMAKE_CUDA_COMPILER, then CUDACXX, then nvcc on the system (not for
 # pip, which asks for the wheels), then the wheels.
-if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+if(NOT CMAKE_CUDA_COMPILER AND "$ENV{CUDACXX}" STREQUAL "")
   if(NOT _mode STREQUAL "pip")
     find_program(TERRAZZO_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin)
   endif()
@@ -63,7 +63,7 @@ endif()
 if(NOT CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES "${TERRAZZO_CUDA_ARCHITECTURES}")
 endif()
-if(NOT CMAKE_CUDA_COMPILER)
+if(NOT CMAKE_CUDA_COMPILER AND NOT (_mode STREQUAL "pip" AND "$ENV{CUDACXX}" STREQUAL ""))
   include(CheckLanguage)
   check_language(CUDA)
 endif()
