@@ -11,6 +11,14 @@ target_compile_options(terrazzo_build_options INTERFACE
   # Bits must not depend on the vector width chosen at run time: an fma is written as one.
   $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 
+if(TERRAZZO_CUDA_ENABLED)
+  target_compile_features(terrazzo_build_options INTERFACE cuda_std_20)
+  target_compile_options(terrazzo_build_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo>
+    # Device code calls the constexpr functions of core/.
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
+endif()
+
 # Before version 13, GCC warns of an overlap inside std::string that cannot be (GCC bug 105651).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   target_compile_options(terrazzo_build_options INTERFACE

@@ -9,7 +9,10 @@ import shutil
 import pytest
 from hypothesis import HealthCheck, settings
 
-from terrazzo.env import REQUIRE_GPU
+from terrazzo.env import DEVICE, REQUIRE_GPU
+
+# Tests name the machine they mean; where they do not, it is the host machine on any computer.
+os.environ.setdefault(DEVICE.name, "host")
 
 # Timings on a shared machine say nothing, so no deadline. In CI the draws are fixed: a failure
 # there belongs to the change that caused it.

@@ -7,9 +7,6 @@ import numpy
 from numpy.typing import NDArray
 
 
-def cuda_built() -> bool:
-    """Whether this build contains the CUDA machine."""
-
 class ModelShape:
     """Sizes of a model on `world` GPUs."""
 
@@ -56,6 +53,9 @@ class StepLimits:
     @property
     def max_logit_rows(self) -> int: ...
 
+    @property
+    def max_partials(self) -> int: ...
+
 class StepArrays:
     """The arrays of one step, as terrazzo.step.StepInput."""
 
@@ -74,6 +74,20 @@ class Matrix(enum.Enum):
 
     LM_HEAD = 4
 
+class Error(ValueError):
+    pass
+
+class LaunchError(RuntimeError):
+    pass
+
+def weight_bytes(shape: ModelShape, max_position: int) -> int:
+    """Bytes of a model's weights and tables on one GPU."""
+
+def heap_bytes(shape: ModelShape, limits: StepLimits) -> int:
+    """
+    Bytes of everything else that one GPU holds: KV pages, activations, counters.
+    """
+
 class Lateness(enum.Enum):
     """When copies land under the adversary."""
 
@@ -82,12 +96,6 @@ class Lateness(enum.Enum):
     LATE = 1
 
     EAGER = 2
-
-class Error(ValueError):
-    pass
-
-class LaunchError(RuntimeError):
-    pass
 
 class HostModel:
     """A model on the host machine's virtual GPUs."""
@@ -112,6 +120,93 @@ class HostModel:
 
     def verify(self, arrays: StepArrays) -> list[str]:
         """Problems of the step's program; empty if it is sound."""
+
+    @property
+    def shape(self) -> ModelShape: ...
+
+    @property
+    def limits(self) -> StepLimits: ...
+
+def cuda_built() -> bool:
+    """Whether this build contains the CUDA machine."""
+
+def cuda_problem() -> str:
+    """
+    Why the CUDA machine cannot run here, with the remedy; empty if it can.
+    """
+
+class CudaDevice:
+    """The GPU that the CUDA machine runs on."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def num_sms(self) -> int: ...
+
+    @property
+    def compute_capability(self) -> str: ...
+
+    @property
+    def total_bytes(self) -> int: ...
+
+    @property
+    def free_bytes(self) -> int: ...
+
+    @property
+    def driver_version(self) -> int:
+        """1000 * major + 10 * minor"""
+
+    @property
+    def runtime_version(self) -> int:
+        """1000 * major + 10 * minor"""
+
+def cuda_device() -> CudaDevice:
+    """The device as it is now; Error where the CUDA machine cannot run."""
+
+class CudaModel:
+    """A model on one GPU."""
+
+    def __init__(self, shape: ModelShape, limits: StepLimits, *, num_sms: int = 0, reserve_sms: int = 0, watchdog_seconds: float = 10.0, stream: int = 0, trace_events: int = 0) -> None:
+        """
+        num_sms 0: all but reserve_sms. stream: handle of the stream that runs the steps; 0: one of the model's own.
+        """
+
+    MAX_IN_FLIGHT: int = 2
+
+    def pack_rows(self, gpu: int, which: Matrix, layer: int, target_rows: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], source: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], source_rows: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], column_scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
+        """
+        Rows of a bf16 source [rows, cols] to output rows of a matrix, times a factor a column.
+        """
+
+    def set_tables(self, embedding: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], final_norm: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], rope: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> None:
+        """
+        Embedding bf16 [vocab, hidden], final norm bf16 [hidden], rope fp32 [positions, head_dim]; ends the loading.
+        """
+
+    def submit(self, arrays: StepArrays) -> int:
+        """Prepares and queues a step; its number."""
+
+    def collect(self, number: int) -> tuple[Annotated[NDArray[numpy.int32], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]:
+        """Waits for the oldest step; (tokens, logprobs, logits)."""
+
+    def verify(self, arrays: StepArrays) -> list[str]:
+        """Problems of the step's program; empty if it is sound."""
+
+    def trace(self) -> bytes:
+        """
+        Events of the last step, if trace_events: records of core/trace_event.hpp.
+        """
+
+    def set_watchdog_seconds(self, seconds: float) -> None:
+        """Longest wait inside the steps launched from now on."""
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Time on the device of the step collected last."""
+
+    @property
+    def num_sms(self) -> int: ...
 
     @property
     def shape(self) -> ModelShape: ...

@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from . import env
+from .capacity import kv_page_bytes
+from .device import resolve_device
 from .engine import Engine, EngineMetrics, RequestOutput, RequestUpdate
 from .sampling import SamplingParams
 from .step import PAGE_TOKENS, Runner
@@ -23,9 +25,18 @@ _log = logging.getLogger(__name__)
 Prompt = str | Sequence[int]
 Messages = Sequence[Mapping[str, object]]
 
-DEFAULT_MAX_BATCH_TOKENS = 512
-DEFAULT_MAX_SEQUENCES = 64
 MAX_COUNT = 2**31 - 1  # counts travel as int32
+
+
+class StepSizes(NamedTuple):
+    """Most rows and sequences of a step."""
+
+    max_batch_tokens: int
+    max_sequences: int
+
+
+# A GPU needs hundreds of rows to be busy; on a CPU they only make each step take longer.
+DEFAULT_SIZES = {"host": StepSizes(512, 64), "cuda": StepSizes(2048, 512)}
 
 
 class ChatTokenizer(Protocol):
@@ -60,11 +71,8 @@ class CacheSizes:
         """Fill in what is not given: as many pages as `kv_gib` holds, and the longest context that
         both the model and the pages allow. Raises ValueError if the model's context is shorter.
         """
-        if max_model_len is not None and max_model_len > config.max_position:
-            raise ValueError(
-                f"[LLM] max_model_len: the model has {config.max_position} positions, "
-                f"got {max_model_len}"
-            )
+        if max_model_len is not None:
+            _check_model_len(config, max_model_len)
         if kv_pages is None:
             kv_pages = min(max(1, int(kv_gib * 2**30) // kv_page_bytes(config)), MAX_COUNT)
         if max_model_len is None:
@@ -72,18 +80,18 @@ class CacheSizes:
         return cls(max_model_len, kv_pages)
 
 
-def kv_page_bytes(config: ModelConfig) -> int:
-    """Bytes of one page: keys and values in bfloat16 of all layers and KV heads."""
-    return 2 * 2 * PAGE_TOKENS * config.head_dim * config.num_kv_heads * config.num_layers
-
-
 class LLM:
     """A model on a machine, with an engine that serves any number of prompts together.
 
-    `model` is a folder, a hub name or a `.gguf` file; without it, the default model. `gpus` is the
-    tensor-parallel degree. On the host machine each virtual GPU has `num_sms` SMs, run by
-    `num_threads` threads. `seed` gives seeds to requests that have none: the i-th request of an LLM
-    always gets the same one. Raises ValueError or ModelError for what cannot be served.
+    `model` is a folder, a hub name or a `.gguf` file; without it, the default model. `load_format`
+    "dummy" gives a folder's model random weights, for measurements. `device` is `host` (the CPU),
+    `cuda`, or `auto`: the GPU where there is one that can do it. `gpus` is the tensor-parallel
+    degree. On the host machine each virtual GPU has `num_sms` SMs, run by `num_threads` threads; on
+    cuda steps take `num_sms` SMs, by default all but `reserve_sms`. The KV cache has `kv_pages`
+    pages of 64 tokens; by default TERRAZZO_KV_GIB on the host, and on cuda what the model leaves of
+    its share `gpu_memory_utilization` of the GPU's memory. `seed` gives seeds to requests that have
+    none: the i-th request of an LLM always gets the same one. Raises ValueError or ModelError for
+    what cannot be served.
     """
 
     def __init__(
@@ -91,17 +99,20 @@ class LLM:
         model: str | None = None,
         *,
         device: str = "auto",
+        load_format: str = "auto",
         gpus: int = 1,
         max_model_len: int | None = None,
-        max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS,
-        max_sequences: int = DEFAULT_MAX_SEQUENCES,
+        max_batch_tokens: int | None = None,
+        max_sequences: int | None = None,
         kv_pages: int | None = None,
+        gpu_memory_utilization: float = 0.9,
         num_sms: int | None = None,
         num_threads: int | None = None,
+        reserve_sms: int = 0,
         seed: int = 0,
         progress: bool | None = None,
     ) -> None:
-        _check_device(device)
+        device = resolve_device(device, gpus=gpus, num_threads=num_threads)
         _check_counts(
             gpus=gpus,
             max_batch_tokens=max_batch_tokens,
@@ -111,30 +122,41 @@ class LLM:
             max_model_len=max_model_len,
             kv_pages=kv_pages,
         )
-        opened = _open(model)
-        sizes = CacheSizes.choose(
-            opened.config,
-            max_model_len=max_model_len,
-            kv_pages=kv_pages,
-            kv_gib=env.KV_GIB.read(),
-        )
-        _log.info("context of %d tokens, %d KV pages", sizes.max_model_len, sizes.num_pages)
+        opened = _open(model, load_format)
+        sizes = DEFAULT_SIZES[device]
+        max_batch_tokens = max_batch_tokens or sizes.max_batch_tokens
+        max_sequences = max_sequences or sizes.max_sequences
+        if max_model_len is not None:
+            _check_model_len(opened.config, max_model_len)
+        if device == "host":
+            cache = CacheSizes.choose(
+                opened.config,
+                max_model_len=max_model_len,
+                kv_pages=kv_pages,
+                kv_gib=env.KV_GIB.read(),
+            )
+            max_model_len, kv_pages = cache.max_model_len, cache.num_pages
+            num_sms = env.NUM_SMS.read() if num_sms is None else num_sms
         from .runner import ModelRunner
 
-        with _ProgressBar("loading", "layer", progress) as bar, _out_of_memory(opened, sizes):
+        with _ProgressBar("loading", "layer", progress) as bar, _out_of_memory(opened, kv_pages):
             runner = ModelRunner(
                 opened.checkpoint,
+                device=device,
                 gpus=gpus,
-                num_sms=env.NUM_SMS.read() if num_sms is None else num_sms,
+                num_sms=num_sms,
                 num_threads=num_threads,
+                reserve_sms=reserve_sms,
                 max_batch_tokens=max_batch_tokens,
                 max_sequences=max_sequences,
-                max_model_len=sizes.max_model_len,
-                num_pages=sizes.num_pages,
+                max_model_len=max_model_len,
+                num_pages=kv_pages,
+                gpu_memory_utilization=gpu_memory_utilization,
                 # Any of the sequences may be sampled by top-k or top-p, which needs its logits.
                 max_logit_rows=max_sequences,
                 progress=bar.update_to,
             )
+        _log.info("context of %d tokens, %d KV pages", runner.max_model_len, runner.num_pages)
         self._set_up(runner, opened.tokenizer, opened.eos_token_ids, seed)
 
     @classmethod
@@ -274,34 +296,35 @@ class _ProgressBar:
         self._bar.update(done - self._bar.n)
 
 
-def _open(model: str | None) -> OpenedModel:
-    from .models.loader import open_model
+def _open(model: str | None, load_format: str) -> OpenedModel:
+    from .models.loader import DEFAULT_MODEL, open_model
 
     name = env.MODEL.read() if model is None else model
-    return open_model() if name is None else open_model(name)
+    return open_model(name or DEFAULT_MODEL, load_format)
 
 
 @contextmanager
-def _out_of_memory(opened: OpenedModel, sizes: CacheSizes) -> Iterator[None]:
+def _out_of_memory(opened: OpenedModel, num_pages: int | None) -> Iterator[None]:
     """Says what needs the memory that there is not."""
     try:
         yield
     except MemoryError as error:
-        gib = sizes.num_pages * kv_page_bytes(opened.config) / 2**30
+        pages = "the KV cache"
+        if num_pages is not None:
+            gib = num_pages * kv_page_bytes(opened.config) / 2**30
+            pages = f"{num_pages} KV pages ({gib:.1f} GiB)"
         raise ValueError(
-            f"[LLM] out of memory: the model and {sizes.num_pages} KV pages ({gib:.1f} GiB) do not "
-            f"fit; lower kv_pages or {env.KV_GIB.name}"
+            f"[LLM] out of memory: the model and {pages} do not fit; lower kv_pages, "
+            f"{env.KV_GIB.name} (host) or gpu_memory_utilization (cuda)"
         ) from error
 
 
-def _check_device(device: str) -> None:
-    if device not in ("auto", "host", "cuda"):
-        raise ValueError(f"[LLM] device: expected auto, host or cuda, got {device!r}")
-    if device == "auto":
-        device = env.DEVICE.read()
-    if device == "cuda":
-        raise ValueError("[LLM] device 'cuda': models run on the host machine only, use 'host'")
-    _log.info("device: host")
+def _check_model_len(config: ModelConfig, max_model_len: int) -> None:
+    if max_model_len > config.max_position:
+        raise ValueError(
+            f"[LLM] max_model_len: the model has {config.max_position} positions, "
+            f"got {max_model_len}"
+        )
 
 
 def _check_counts(**counts: int | None) -> None:

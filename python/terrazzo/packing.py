@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ._core import HostModel
+    from ._core import Matrix, ModelShape, StepLimits
     from .models.checkpoint import Checkpoint
     from .models.config import ModelConfig
 
@@ -18,6 +18,34 @@ PAIR_RUN = 8  # core/geometry.hpp kPairRun
 
 Index = NDArray[np.int32]
 _NO_SCALE = np.empty(0, np.float32)
+
+
+class Machine(Protocol):
+    """Where weights go: a model on either machine. Threads may pack different rows at once."""
+
+    @property
+    def shape(self) -> ModelShape: ...
+
+    @property
+    def limits(self) -> StepLimits: ...
+
+    def pack_rows(
+        self,
+        gpu: int,
+        which: Matrix,
+        layer: int,
+        target_rows: Index,
+        source: NDArray[np.uint16],
+        source_rows: Index,
+        column_scale: NDArray[np.float32],
+    ) -> None: ...
+
+    def set_tables(
+        self,
+        embedding: NDArray[np.uint16],
+        final_norm: NDArray[np.uint16],
+        rope: NDArray[np.float32],
+    ) -> None: ...
 
 
 def pair_interleaved(first: Index, second: Index) -> Index:
@@ -66,7 +94,7 @@ def bf16_to_float(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def pack_layer(model: HostModel, checkpoint: Checkpoint, shard: Shard, layer: int) -> None:
+def pack_layer(model: Machine, checkpoint: Checkpoint, shard: Shard, layer: int) -> None:
     """Packs one layer of one GPU; RMSNorm weights are folded into the matrices that follow them."""
     from ._core import Matrix
 
@@ -96,7 +124,9 @@ def pack_layer(model: HostModel, checkpoint: Checkpoint, shard: Shard, layer: in
     gate_targets = (local // PAIR_RUN) * (2 * PAIR_RUN) + local % PAIR_RUN
     pack(Matrix.GATE_UP, gate_targets, tensor("mlp.gate_proj"), columns, mlp_scale)
     pack(Matrix.GATE_UP, gate_targets + PAIR_RUN, tensor("mlp.up_proj"), columns, mlp_scale)
-    down = np.ascontiguousarray(tensor("mlp.down_proj")[:, columns])
+    down = tensor("mlp.down_proj")
+    if len(columns) < shard.config.intermediate_size:
+        down = np.ascontiguousarray(down[:, columns])
     pack(Matrix.DOWN, hidden, down, hidden, _NO_SCALE)
 
 
@@ -119,7 +149,7 @@ def _qkv_rows(shard: Shard) -> dict[str, tuple[Index, Index]]:
     return {k: (np.concatenate(targets[k]), np.concatenate(sources[k])) for k in targets}
 
 
-def pack_lm_head(model: HostModel, lm_head: NDArray[np.uint16], shard: Shard) -> None:
+def pack_lm_head(model: Machine, lm_head: NDArray[np.uint16], shard: Shard) -> None:
     from ._core import Matrix
 
     rows = shard.vocabulary_rows()

@@ -1,21 +1,24 @@
-"""ModelRunner: a model's weights in the machine's layout, and steps on it."""
+"""ModelRunner: a model's weights in a machine's layout, and steps on it."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
-from collections.abc import Callable
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .packing import Shard, pack_layer, pack_lm_head, rope_table
-from .step import PAGE_TOKENS, StepInput, StepOutput
+from .capacity import GIB, Capacity, memory_budget, model_shape
+from .device import resolve_device
+from .loading import Progress, load_weights
+from .step import PAGE_TOKENS, StepInput, StepOutput, StepTicket
 
 if TYPE_CHECKING:
-    from ._core import HostModel, StepArrays
+    from ._core import CudaModel, HostModel, ModelShape, StepArrays
     from .models.checkpoint import Checkpoint
     from .models.config import ModelConfig
+
+_log = logging.getLogger(__name__)
 
 # Attention over a long context is split at multiples of this many tokens; part of a model's bits.
 SPLIT_TOKENS = 2048
@@ -26,9 +29,9 @@ def tensor_parallel_degrees(num_kv_heads: int, limit: int = 8) -> list[int]:
     return [n for n in range(1, limit + 1) if num_kv_heads % n == 0]
 
 
-def _require_positive(**values: int | None) -> None:
+def _require_positive(**values: float | None) -> None:
     for name, value in values.items():
-        if value is not None and value < 1:
+        if value is not None and not value >= 1:
             raise ValueError(f"[runner] expected {name} of at least 1, got {value}")
 
 
@@ -41,11 +44,17 @@ def arrays_of(batch: StepInput) -> StepArrays:
 
 
 class ModelRunner:
-    """Runs steps of one model on the host machine.
+    """Runs steps of one model on a machine: `host`, `cuda`, or `auto` (see device.py).
 
-    `gpus` virtual GPUs (the tensor-parallel degree) of `num_sms` virtual SMs each; `num_threads`
-    threads share the SMs (default: as many as SMs). The same inputs give the same bits for every
-    `num_sms` and `num_threads`. Raises ValueError for sizes that the model or machine cannot have.
+    On the host `gpus` virtual GPUs (the tensor-parallel degree) have `num_sms` virtual SMs each,
+    and `num_threads` threads share these (default: as many as SMs). On cuda a step takes `num_sms`
+    of the GPU's SMs (default: all but `reserve_sms`) and runs on `stream` (a CUDA stream's handle;
+    0: one of the runner's own). None of these changes a bit of the results.
+
+    The KV cache has `num_pages` pages; by default four of the longest sequences on the host, and on
+    cuda what the model leaves of its share `gpu_memory_utilization` of the GPU's memory. Sequences
+    are as long as the model allows, on cuda no longer than the KV cache either. Raises ValueError
+    for what the model or the machine cannot have.
     """
 
     page_size = PAGE_TOKENS
@@ -54,20 +63,24 @@ class ModelRunner:
         self,
         checkpoint: Checkpoint,
         *,
+        device: str = "host",
         gpus: int = 1,
         num_sms: int | None = None,
         num_threads: int | None = None,
+        reserve_sms: int = 0,
+        stream: int = 0,
         max_batch_tokens: int = 2048,
         max_sequences: int = 256,
         max_model_len: int | None = None,
         num_pages: int | None = None,
+        gpu_memory_utilization: float = 0.9,
         max_logit_rows: int | None = None,
         split_tokens: int = SPLIT_TOKENS,
         watchdog_seconds: float = 10.0,
-        progress: Callable[[int, int], None] | None = None,
+        max_in_flight: int | None = None,
+        load_threads: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        from ._core import HostModel, ModelShape, StepLimits
-
         config = checkpoint.config
         degrees = tensor_parallel_degrees(config.num_kv_heads)
         if gpus not in degrees:
@@ -77,85 +90,143 @@ class ModelRunner:
             )
         _require_positive(
             num_sms=num_sms,
+            num_threads=num_threads,
             max_batch_tokens=max_batch_tokens,
             max_sequences=max_sequences,
             max_model_len=max_model_len,
             num_pages=num_pages,
+            max_in_flight=max_in_flight,
+            load_threads=load_threads,
         )
+        self.device = resolve_device(device, gpus=gpus, num_threads=num_threads)
         self.config: ModelConfig = config
         self.gpus = gpus
         self.max_tokens = max_batch_tokens
         self.max_sequences = min(max_sequences, max_batch_tokens)
-        self.max_model_len = config.max_position
-        if max_model_len is not None:
-            self.max_model_len = min(max_model_len, config.max_position)
-        pages_each = -(-self.max_model_len // PAGE_TOKENS)
-        self.num_pages = num_pages if num_pages is not None else 4 * pages_each
         self.max_logit_rows = max_logit_rows if max_logit_rows is not None else self.max_sequences
-        if num_sms is None:
-            num_sms = max(1, (os.cpu_count() or 1) // gpus)
-        shape = ModelShape(
-            num_layers=config.num_layers,
-            hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            vocab=config.vocab_size,
-            norm_eps=config.rms_norm_eps,
-            world=gpus,
+        capacity = Capacity(
+            config=config,
+            max_batch_tokens=max_batch_tokens,
+            max_sequences=self.max_sequences,
+            max_model_len=min(max_model_len or config.max_position, config.max_position),
+            max_logit_rows=self.max_logit_rows,
             split_tokens=split_tokens,
         )
-        splits_each = -(-self.max_model_len // split_tokens)
-        limits = StepLimits(
-            max_rows=max_batch_tokens,
-            max_sequences=self.max_sequences,
-            max_position=self.max_model_len,
-            num_pages=self.num_pages,
-            max_logit_rows=self.max_logit_rows,
-            max_partials=self.max_sequences * config.num_kv_heads * splits_each,
+        shape = model_shape(config, gpus, split_tokens)
+        on_cuda = self.device == "cuda"
+        if num_pages is None and on_cuda:
+            num_pages = _pages_on_gpu(capacity, shape, gpu_memory_utilization)
+        elif num_pages is None:
+            num_pages = 4 * -(-capacity.max_model_len // PAGE_TOKENS)
+        if on_cuda and max_model_len is None:
+            longest = min(capacity.max_model_len, num_pages * PAGE_TOKENS)
+            capacity = dataclasses.replace(capacity, max_model_len=longest)
+        self.num_pages = num_pages
+        self.max_model_len = capacity.max_model_len
+        limits = capacity.limits(num_pages)
+
+        self._model: HostModel | CudaModel
+        self._queue: _HostQueue | CudaModel
+        if on_cuda:
+            from ._core import CudaModel
+
+            self._model = self._queue = CudaModel(
+                shape,
+                limits,
+                num_sms=num_sms or 0,
+                reserve_sms=reserve_sms,
+                watchdog_seconds=watchdog_seconds,
+                stream=stream,
+            )
+            most_in_flight = CudaModel.MAX_IN_FLIGHT
+        else:
+            from ._core import HostModel
+
+            self._model = HostModel(
+                shape,
+                limits,
+                num_sms=num_sms or max(1, (os.cpu_count() or 1) // gpus),
+                num_threads=num_threads or 0,
+                watchdog_seconds=watchdog_seconds,
+            )
+            self._queue = _HostQueue(self._model)
+            # Its steps run when they are submitted: more in flight would gain nothing.
+            most_in_flight = max_in_flight or 1
+        self.max_in_flight = min(max_in_flight or most_in_flight, most_in_flight)
+        self._tickets: deque[StepTicket] = deque()
+        load_weights(
+            self._model, checkpoint, gpus=gpus, num_threads=load_threads, progress=progress
         )
-        self._model = HostModel(
-            shape,
-            limits,
-            num_sms=num_sms,
-            num_threads=num_threads or 0,
-            watchdog_seconds=watchdog_seconds,
-        )
-        self._load(checkpoint, progress)
 
     def step(self, batch: StepInput) -> StepOutput:
         """Runs one step; its K and V go to the batch's pages."""
-        return StepOutput(*self._model.step(arrays_of(batch)))
+        if self._tickets:
+            raise ValueError("[step] steps are in flight: `step` takes one step at a time")
+        return self.collect(self.submit(batch))
+
+    def submit(self, batch: StepInput) -> StepTicket:
+        """Queues a step behind those in flight; on the host machine it runs at once."""
+        if len(self._tickets) >= self.max_in_flight:
+            raise ValueError(
+                f"[submit] expected at most {self.max_in_flight} steps in flight: collect the "
+                "oldest one first, or take one step at a time"
+            )
+        ticket = StepTicket(self._queue.submit(arrays_of(batch)))
+        self._tickets.append(ticket)
+        return ticket
+
+    def collect(self, ticket: StepTicket) -> StepOutput:
+        """Waits for the oldest step in flight; if it failed, none is in flight any more."""
+        if not self._tickets or self._tickets[0] != ticket:
+            raise ValueError(f"[collect] {ticket} is not that of the oldest step in flight")
+        try:
+            output = StepOutput(*self._queue.collect(ticket.number))
+        except BaseException:
+            self._tickets.clear()
+            raise
+        self._tickets.popleft()
+        return output
 
     def verify(self, batch: StepInput) -> list[str]:
         """Problems that the verifier finds in the step's program: none, if it is sound."""
         return self._model.verify(arrays_of(batch))
 
     @property
-    def core(self) -> HostModel:
-        """The compiled model, for tests that drive the machine itself."""
+    def core(self) -> Any:
+        """The compiled model (HostModel or CudaModel), for tests that drive the machine itself."""
         return self._model
 
-    def _load(self, checkpoint: Checkpoint, progress: Callable[[int, int], None] | None) -> None:
-        config = self.config
-        shape = self._model.shape
-        total = self.gpus * config.num_layers + 1
-        embedding = np.ascontiguousarray(checkpoint.tensor("model.embed_tokens.weight"))
-        lm_head: Any = embedding
-        if not config.tie_word_embeddings:
-            lm_head = np.ascontiguousarray(checkpoint.tensor("lm_head.weight"))
-        done = 0
-        for gpu in range(self.gpus):
-            shard = Shard(config, gpu, self.gpus, shape.act_panels, shape.vocab_panels)
-            for layer in range(config.num_layers):
-                pack_layer(self._model, checkpoint, shard, layer)
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-            pack_lm_head(self._model, lm_head, shard)
-        final_norm = np.ascontiguousarray(checkpoint.tensor("model.norm.weight"))
-        rope = rope_table(config.inv_freq(), self.max_model_len)
-        self._model.set_tables(embedding, final_norm, np.ascontiguousarray(rope))
-        if progress is not None:
-            progress(total, total)
+
+class _HostQueue:
+    """Submit and collect on the host machine; a step runs when it is submitted."""
+
+    def __init__(self, model: HostModel) -> None:
+        self._model = model
+        self._outputs: dict[int, tuple[Any, Any, Any]] = {}
+        self._num_submitted = 0
+
+    def submit(self, arrays: StepArrays) -> int:
+        output = self._model.step(arrays)
+        number = self._num_submitted
+        self._num_submitted += 1
+        self._outputs[number] = output
+        return number
+
+    def collect(self, number: int) -> tuple[Any, Any, Any]:
+        return self._outputs.pop(number)
+
+
+def _pages_on_gpu(capacity: Capacity, shape: ModelShape, utilization: float) -> int:
+    from ._core import cuda_device
+
+    gpu = cuda_device()
+    budget = memory_budget(gpu.free_bytes, gpu.total_bytes, utilization)
+    num_pages = capacity.pages_that_fit(shape, budget)
+    _log.info(
+        "KV cache: %d pages, %d tokens, in %.1f of %.1f GiB that are free",
+        num_pages,
+        num_pages * PAGE_TOKENS,
+        budget / GIB,
+        gpu.free_bytes / GIB,
+    )
+    return num_pages

@@ -128,11 +128,22 @@ class StepOutput:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class StepTicket:
+    """A step that was submitted: `collect` takes it once, in order of submission."""
+
+    number: int  # counts the runner's submissions from 0
+
+
 class Runner(Protocol):
     """Runs steps of one model and owns its KV pages.
 
     A token's bits depend on its own sequence alone: not on the batch, on how a prompt was cut into
     chunks, or on which pages hold it. So whoever plans steps is free to batch, cut and recompute.
+
+    `step` is `submit` and `collect` in one. Apart they let the next step be prepared, and queued
+    behind this one, while this one runs: its rows may stand for tokens that are still on their way
+    (see StepInput). Steps run in order of submission.
     """
 
     @property
@@ -158,8 +169,29 @@ class Runner(Protocol):
     def max_model_len(self) -> int:
         """Most tokens of a sequence, prompt and output together."""
 
+    @property
+    def max_in_flight(self) -> int:
+        """Most steps that may be submitted and not yet collected."""
+
     def step(self, batch: StepInput) -> StepOutput:
-        """Append the batch's rows to their KV pages and sample the rows that ask for a token."""
+        """Append the batch's rows to their KV pages and sample the rows that ask for a token.
+
+        Nothing may be in flight. If it raises, the step did not happen.
+        """
+
+    def submit(self, batch: StepInput) -> StepTicket:
+        """Queue a step behind those in flight; the arrays of `batch` are read before it returns.
+
+        Raises ValueError if the batch is refused or `max_in_flight` steps are in flight already:
+        then nothing is queued, and the steps in flight go on.
+        """
+
+    def collect(self, ticket: StepTicket) -> StepOutput:
+        """Wait for the oldest step in flight, whose ticket this must be, and return its results.
+
+        If it raises, this step did not happen, nor did those submitted after it: their tickets are
+        void, nothing is in flight, and the runner can be used again.
+        """
 
 
 def _require(condition: bool, message: str) -> None:

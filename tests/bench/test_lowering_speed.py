@@ -1,4 +1,4 @@
-"""How long it takes to build the programs of a 4,096-token step of a 70B model on eight GPUs."""
+"""How long the host takes to build programs: a 70B model on eight GPUs, an 8B model on one."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ from pytest_benchmark.fixture import BenchmarkFixture
 pytestmark = pytest.mark.t4_bench
 
 ROOT = Path(__file__).parents[2]
-EXECUTABLE = "tests/cpp/lower/bench_lower"
 LIMIT_MS = 1.0  # a GPU
 
 
-@pytest.fixture(scope="module")
-def bench_lower() -> Path:
-    """The newest one that was built with optimisation."""
+def newest(name: str) -> Path:
+    """The executable of this name that was built last, with optimisation."""
     found = [
-        folder / EXECUTABLE
+        folder / "tests/cpp/lower" / name
         for folder in (ROOT / "build").glob("*")
-        if (folder / EXECUTABLE).is_file()
+        if (folder / "tests/cpp/lower" / name).is_file()
         and "CMAKE_BUILD_TYPE:STRING=Release\n" in (folder / "CMakeCache.txt").read_text()
     ]
     if not found:
-        pytest.skip(f"needs a Release build with {EXECUTABLE} under build/: run tools/test")
+        pytest.skip(f"needs a Release build with {name} under build/: run tools/test")
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
-def test_lowering(benchmark: BenchmarkFixture, bench_lower: Path) -> None:
+def test_lowering(benchmark: BenchmarkFixture) -> None:
     """The executable takes the median of 51 lowerings itself, in CPU time, and verifies one.
 
     Its first lowering also allocates the programs' memory, once in a process; it is noted here.
     """
+    bench_lower = newest("bench_lower")
     outputs: list[str] = []
 
     def run() -> None:
@@ -49,3 +48,19 @@ def test_lowering(benchmark: BenchmarkFixture, bench_lower: Path) -> None:
     benchmark.extra_info.update(lowering_ms=median_ms, first_lowering_ms=first_ms)
     assert " 0 problems" in output, output
     assert median_ms < LIMIT_MS
+
+
+def test_preparing_a_step_of_one_gpu(benchmark: BenchmarkFixture) -> None:
+    """Lowering, and copying the result into the buffer that goes to the device; CPU time."""
+    bench_prepare = newest("bench_prepare")
+    outputs: list[str] = []
+
+    def run() -> None:
+        result = subprocess.run([bench_prepare], capture_output=True, text=True, check=True)
+        outputs.append(result.stdout)
+
+    benchmark.pedantic(run, rounds=1)
+    found = re.findall(r"(.+): lower ([\d.]+) ms, copy ([\d.]+) ms", outputs[0])
+    times_ms = {name: float(lower) + float(copy) for name, lower, copy in found}
+    benchmark.extra_info.update(prepare_ms=times_ms)
+    assert times_ms["2048 sequences at 192"] < LIMIT_MS

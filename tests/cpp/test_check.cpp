@@ -14,7 +14,10 @@ TERRAZZO_TEST(version_macros_match_constants) {
   CHECK_EQ(terrazzo::kVersionPatch, TERRAZZO_VERSION_PATCH);
 }
 
-TERRAZZO_TEST(runtime_without_cuda_sources_says_so) { CHECK(!terrazzo::cuda_built()); }
+// TERRAZZO_WITH_CUDA is what CMake decided.
+TERRAZZO_TEST(runtime_says_whether_it_has_the_cuda_machine) {
+  CHECK_EQ(terrazzo::cuda_built(), bool{TERRAZZO_WITH_CUDA});
+}
 
 TERRAZZO_TEST(check_throws_sees_the_message) {
   CHECK_THROWS(throw std::runtime_error("[op] expected 1, got 2"), "expected 1");

@@ -12,6 +12,7 @@
 
 #include "lower/lower.hpp"
 #include "machine/cuda/cuda_machine.hpp"
+#include "require_gpu.hpp"
 
 namespace terrazzo {
 namespace {
@@ -170,6 +171,7 @@ void run(const std::vector<uint32_t>& sizes) {
 }  // namespace terrazzo
 
 int main(int argc, char** argv) {
+  terrazzo::testing::require_gpu();
   std::vector<uint32_t> sizes;
   for (int i = 1; i < argc; ++i) {
     sizes.push_back(static_cast<uint32_t>(std::atoi(argv[i])));

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "attention_kernels.cuh"
+#include "require_gpu.hpp"
 
 namespace attention_test {
 
@@ -304,6 +305,7 @@ bool run_group(const Case& c, uint32_t group) {
 }  // namespace attention_test
 
 int main() {
+  terrazzo::testing::require_gpu();
   using namespace attention_test;
   int failed = 0;
   for (const Case& c : kCases) {

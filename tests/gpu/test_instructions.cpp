@@ -13,6 +13,7 @@
 #include "lower/lower.hpp"
 #include "machine/cuda/cuda_machine.hpp"
 #include "machine/host/host_machine.hpp"
+#include "require_gpu.hpp"
 
 namespace terrazzo {
 namespace {
@@ -222,6 +223,7 @@ int run(uint64_t seed, int models, const std::string& only_name) {
 }  // namespace terrazzo
 
 int main(int argc, char** argv) {
+  terrazzo::testing::require_gpu();
   const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
   const int models = argc > 2 ? std::atoi(argv[2]) : 4;
   return terrazzo::run(seed, models, argc > 3 ? argv[3] : "");

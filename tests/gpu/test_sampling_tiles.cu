@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "machine/cuda/check_cuda.hpp"
+#include "require_gpu.hpp"
 #include "sampling_kernels.cuh"
 #include "sampling_twin.hpp"
 
@@ -387,6 +388,7 @@ int run(uint32_t seed) {
 }  // namespace terrazzo::testing
 
 int main(int argc, char** argv) {
+  terrazzo::testing::require_gpu();
   try {
     return terrazzo::testing::run(argc > 1 ? static_cast<uint32_t>(std::atoi(argv[1])) : 1);
   } catch (const std::exception& error) {

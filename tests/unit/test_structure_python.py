@@ -19,13 +19,16 @@ LEVELS = {
     "env": 0,
     "sampling": 1,
     "models": 2,
+    "device": 3,
     "packing": 3,
     "step": 3,
+    "capacity": 4,
     "engine": 4,
-    "runner": 4,
-    "llm": 5,
-    "cli": 6,
-    "__main__": 7,
+    "loading": 4,
+    "runner": 5,
+    "llm": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 
 # __init__.py gathers the public names from all levels, lazily: test_import_is_cheap.

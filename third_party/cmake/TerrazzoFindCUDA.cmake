@@ -2,6 +2,7 @@
 # In: TERRAZZO_CUDA, TERRAZZO_CUDA_ARCHITECTURES, Python_EXECUTABLE   Out: TERRAZZO_CUDA_ENABLED
 include_guard(GLOBAL)
 set(TERRAZZO_CUDA_ENABLED FALSE)
+set(_cuda_minimum 13.0)
 
 string(TOLOWER "${TERRAZZO_CUDA}" _mode)
 if(NOT _mode MATCHES "^(auto|on|off|pip)$")
@@ -38,11 +39,11 @@ endfunction()
 
 # What the user names wins: CMAKE_CUDA_COMPILER, then CUDACXX, then nvcc on the system (not for
 # pip, which asks for the wheels), then the wheels.
-if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+if(NOT CMAKE_CUDA_COMPILER AND "$ENV{CUDACXX}" STREQUAL "")
   if(NOT _mode STREQUAL "pip")
     find_program(TERRAZZO_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin)
   endif()
-  if(NOT TERRAZZO_NVCC)
+  if(NOT TERRAZZO_NVCC AND Python_EXECUTABLE)
     execute_process(
       COMMAND "${Python_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/find_pip_cuda.py"
       OUTPUT_VARIABLE _root OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
@@ -62,16 +63,25 @@ endif()
 if(NOT CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES "${TERRAZZO_CUDA_ARCHITECTURES}")
 endif()
-if(NOT CMAKE_CUDA_COMPILER)
+if(NOT CMAKE_CUDA_COMPILER AND NOT (_mode STREQUAL "pip" AND "$ENV{CUDACXX}" STREQUAL ""))
   include(CheckLanguage)
   check_language(CUDA)
 endif()
 if(CMAKE_CUDA_COMPILER)
   # A compiler that is there but broken is an error in every mode: auto means "no nvcc".
   enable_language(CUDA)
-  set(TERRAZZO_CUDA_ENABLED TRUE)
-  message(STATUS
-    "terrazzo: CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL _cuda_minimum)
+    set(TERRAZZO_CUDA_ENABLED TRUE)
+    message(STATUS
+      "terrazzo: CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+  elseif(_mode STREQUAL "auto")
+    message(WARNING "terrazzo: nvcc ${CMAKE_CUDA_COMPILER_VERSION} is older than "
+      "${_cuda_minimum}, building the host machine only. -C terrazzo.cuda=pip takes a newer one "
+      "from NVIDIA's wheels.")
+  else()
+    message(FATAL_ERROR "terrazzo.cuda=${TERRAZZO_CUDA}: expected nvcc ${_cuda_minimum} or later, "
+      "found ${CMAKE_CUDA_COMPILER_VERSION}")
+  endif()
 elseif(_mode STREQUAL "auto")
   message(STATUS "terrazzo: no nvcc found, building the host machine only")
 else()

@@ -28,21 +28,38 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print one `name: value` line for each fact."""
     del options
-    from .._core import cuda_built
+    from .._core import cuda_built, cuda_problem
 
     cuda = "built" if cuda_built() else "not built (no nvcc was found or wanted)"
+    problem = cuda_problem()
     facts = {
         "version": _version(),
         "package": Path(__file__).parents[1],
         "python": f"{platform.python_version()} ({platform.machine()})",
-        "machines": "host",
+        "machines": "host" if problem else "host, cuda",
         "cuda": cuda,
+        "gpu": f"none: {problem}" if problem else _gpu(),
         "cpu": f"{os.cpu_count()} cores, {' '.join(cpu_features()) or 'no known features'}",
         "cache": env.cache_dir(),
     }
     for name, value in facts.items():
         print(f"{name + ':':<10} {value}")
     return 0
+
+
+def _gpu() -> str:
+    """The GPU that models would run on."""
+    from .._core import cuda_device
+
+    gpu = cuda_device()
+    driver, runtime = (
+        f"{version // 1000}.{version % 1000 // 10}"
+        for version in (gpu.driver_version, gpu.runtime_version)
+    )
+    return (
+        f"{gpu.name}, {gpu.num_sms} SMs, {gpu.free_bytes / 2**30:.1f} of "
+        f"{gpu.total_bytes / 2**30:.1f} GiB free, driver for CUDA {driver}, runtime {runtime}"
+    )
 
 
 def _version() -> str:

@@ -18,12 +18,30 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", help="folder, hub name or .gguf file [SmolLM2-135M-Instruct]", metavar="NAME"
     )
-    group.add_argument("--device", choices=("auto", "host", "cuda"), default="auto")
+    group.add_argument(
+        "--device",
+        choices=("auto", "host", "cuda"),
+        default="auto",
+        help="host: the CPU; auto: the GPU where there is one that can do it [auto]",
+    )
     group.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs, on the host virtual")
-    group.add_argument("--sms", type=int, metavar="N", help="virtual SMs of each GPU")
+    group.add_argument("--sms", type=int, metavar="N", help="SMs of each GPU, on the host virtual")
     group.add_argument("--threads", type=int, metavar="N", help="threads that run virtual SMs")
     group.add_argument("--max-model-len", type=int, metavar="N", help="longest context in tokens")
     group.add_argument("--kv-pages", type=int, metavar="N", help="KV pages of 64 tokens")
+    group.add_argument(
+        "--gpu-memory",
+        type=float,
+        default=0.9,
+        metavar="SHARE",
+        help="of the GPU's memory that may be used, where KV pages are not given [0.9]",
+    )
+    group.add_argument(
+        "--load-format",
+        choices=("auto", "dummy"),
+        default="auto",
+        help="dummy: random weights, for measurements [auto]",
+    )
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -53,11 +71,13 @@ def open_llm(options: argparse.Namespace) -> LLM:
     return LLM(
         options.model,
         device=options.device,
+        load_format=options.load_format,
         gpus=options.gpus,
         num_sms=options.sms,
         num_threads=options.threads,
         max_model_len=options.max_model_len,
         kv_pages=options.kv_pages,
+        gpu_memory_utilization=options.gpu_memory,
     )
 
 

@@ -25,7 +25,7 @@ class HfFolder:
         if not path.is_dir():
             raise CheckpointError(f"[checkpoint] {path} is not a folder")
         self.path = path
-        self._config = _read_config(path)
+        self._config = read_config(path)
         self._files = _open_files(path)
 
     @property
@@ -52,7 +52,8 @@ class HfFolder:
         return file
 
 
-def _read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path) -> ModelConfig:
+    """What `config.json` and `generation_config.json` say."""
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(

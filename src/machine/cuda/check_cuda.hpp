@@ -3,19 +3,39 @@
 
 #include <cuda_runtime.h>
 
+#include <new>
 #include <source_location>
+#include <sstream>
+#include <string>
 
-#include "terrazzo/core/check.hpp"
+#include "machine/machine_error.hpp"
 
 namespace terrazzo::cuda {
 
-/// Throws `Error` with the call's place and CUDA's own words.
+/// The device's memory does not hold what was asked for.
+class OutOfDeviceMemory : public std::bad_alloc {
+ public:
+  explicit OutOfDeviceMemory(std::string message) : message_(std::move(message)) {}
+  const char* what() const noexcept override { return message_.c_str(); }
+
+ private:
+  std::string message_;
+};
+
+/// Throws `MachineError` with the call's place and CUDA's own words.
 inline void check_cuda(cudaError_t status,
                        const std::source_location& place = std::source_location::current()) {
-  if (status != cudaSuccess) {
-    fail("cuda", place.file_name(), ":", place.line(), ": ", cudaGetErrorName(status), ": ",
-         cudaGetErrorString(status));
+  if (status == cudaSuccess) {
+    return;
   }
+  (void)cudaGetLastError();  // a sticky error stays, another one must not fail the next call
+  std::ostringstream message;
+  message << "[cuda] " << place.file_name() << ':' << place.line() << ": "
+          << cudaGetErrorName(status) << ": " << cudaGetErrorString(status);
+  if (status == cudaErrorMemoryAllocation) {
+    throw OutOfDeviceMemory(message.str());
+  }
+  throw MachineError(message.str());
 }
 
 }  // namespace terrazzo::cuda

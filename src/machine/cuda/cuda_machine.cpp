@@ -1,6 +1,8 @@
 #include "machine/cuda/cuda_machine.hpp"
 
+#include <algorithm>
 #include <cstring>
+#include <sstream>
 
 #include "lower/lower.hpp"
 #include "machine/cuda/megakernel.hpp"
@@ -9,161 +11,43 @@
 namespace terrazzo::cuda {
 namespace {
 
-/// Places of a step's parts in one device allocation, 256-byte aligned.
-class Arena {
- public:
-  template <class T>
-  uint64_t place(const std::vector<T>& values) {
-    const uint64_t offset = bytes_;
-    parts_.push_back({values.data(), offset, values.size() * sizeof(T)});
-    bytes_ += round_up<uint64_t>(values.size() * sizeof(T), 256);
-    return offset;
-  }
-  uint64_t bytes() const { return bytes_; }
+constexpr uint64_t kTraceHeaderBytes = 16;  // the count, and the events' alignment
 
-  void copy_to(std::byte* target) const {
-    for (const Part& part : parts_) {
-      if (part.bytes != 0) {
-        std::memcpy(target + part.offset, part.data, part.bytes);
-      }
-    }
-  }
-
- private:
-  struct Part {
-    const void* data;
-    uint64_t offset;
-    uint64_t bytes;
-  };
-  std::vector<Part> parts_;
-  uint64_t bytes_ = 0;
-};
-
-}  // namespace
-
-CudaMachine::CudaMachine(const ModelShape& shape, const StepLimits& limits,
-                         const CudaOptions& options)
-    : shape_(shape),
-      limits_(limits),
-      options_(options),
-      layout_(heap_layout(shape, limits)),
-      report_(sizeof(sm90::WatchdogReport)) {
-  check(shape.world == 1, "cuda machine", "expected one GPU, got ", shape.world);
-  check(shape.group() <= kMaxDecodeHeads, "cuda machine", "expected at most ", kMaxDecodeHeads,
-        " query heads a KV head, got ", shape.group());
-  int device = 0;
-  check_cuda(cudaGetDevice(&device));
-  int sms = 0;
-  check_cuda(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
-  num_sms_ = options.num_sms == 0 ? static_cast<uint32_t>(sms) : options.num_sms;
-  check(num_sms_ <= static_cast<uint32_t>(sms), "cuda machine", "expected at most ", sms,
-        " SMs, got ", num_sms_);
-  check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-  prepare_megakernel(shape_);
-  heap_ = DeviceMemory(layout_.total_bytes);
-  check_cuda(cudaMemset(heap_.data(), 0, layout_.total_bytes));
-  abort_flag_ = DeviceMemory(sizeof(uint32_t));
-  check_cuda(cudaMemset(abort_flag_.data(), 0, sizeof(uint32_t)));
-  std::memset(report_.data(), 0, sizeof(sm90::WatchdogReport));
+/// The shape, if the kernel can run it.
+const ModelShape& checked(const ModelShape& shape) {
+  constexpr const char* kOp = "cuda machine";
+  check(shape.world == 1, kOp, "expected one GPU, got ", shape.world);
+  check(shape.group() <= kMaxDecodeHeads, kOp, "expected at most ", kMaxDecodeHeads,
+        " query heads a KV head, got ", shape.group(), "; the device 'host' takes more");
+  return shape;
 }
 
-CudaMachine::~CudaMachine() {
-  cudaStreamSynchronize(stream_);
-  cudaStreamDestroy(stream_);
+/// SMs that launches take, of those that the device has.
+uint32_t sms_to_use(const CudaOptions& options, uint32_t present) {
+  constexpr const char* kOp = "cuda machine";
+  check(options.reserve_sms < present, kOp, "expected reserve_sms below the device's ", present,
+        " SMs, got ", options.reserve_sms);
+  const uint32_t usable = present - options.reserve_sms;
+  check(options.num_sms <= usable, kOp, "expected at most ", usable, " SMs, got ", options.num_sms);
+  return options.num_sms == 0 ? usable : options.num_sms;
 }
 
-DeviceMemory CudaMachine::upload_bytes(const void* source, size_t bytes) {
-  DeviceMemory memory(bytes);
-  check_cuda(cudaMemcpy(memory.data(), source, bytes, cudaMemcpyHostToDevice));
-  return memory;
+/// Bytes of program and tables that most steps stay under: GEMM tiles of 256 columns (and a few
+/// more where narrower ones occupy all SMs), an attention unit for each sequence or row block and
+/// head. Larger steps make their slots grow.
+uint64_t usual_step_bytes(const ModelShape& shape, const StepLimits& limits, uint32_t num_sms) {
+  const uint64_t blocks = limits.row_blocks();
+  const uint64_t panels = shape.qkv_panels() + 2 * shape.hidden_panels() + shape.gate_up_panels();
+  const uint64_t gemms = blocks * ceil_div<uint64_t>(panels, kPanelsPerColTile) + 8 * num_sms;
+  const uint64_t heads = std::max<uint64_t>(uint64_t{limits.max_sequences} * shape.local_kv_heads(),
+                                            blocks * shape.local_heads());
+  const uint64_t epilogue =
+      limits.compact_blocks() * (shape.vocab_tiles() + kRowBlock) + blocks + 64;
+  return (gemms + heads + epilogue) * sizeof(Instruction) + limits.max_rows * sizeof(RowInfo) +
+         limits.max_sequences * sizeof(LogitInfo) + limits.num_pages * sizeof(uint32_t) + 4096;
 }
 
-void CudaMachine::set_model(const PackedModel& model, const SharedTables& tables) {
-  const ModelView host = model.view(tables);
-  model_ = host;
-  for (uint32_t i = 0; i < kNumMatrices; ++i) {
-    const WeightView& view = host.matrices[i];
-    const uint32_t layers = i == static_cast<uint32_t>(Matrix::kLmHead) ? 1 : shape_.num_layers;
-    weights_[i] = upload_bytes(view.data, view.layer_stride_bytes * layers);
-    model_.matrices[i].data = weights_[i].data();
-  }
-  embedding_ = upload_bytes(tables.embedding.data(), tables.embedding.size() * sizeof(bf16));
-  final_norm_ = upload_bytes(tables.final_norm.data(), tables.final_norm.size() * sizeof(bf16));
-  rope_ = upload_bytes(tables.rope.data(), tables.rope.size() * sizeof(float));
-  model_.embedding = reinterpret_cast<const bf16*>(embedding_.data());
-  model_.final_norm = reinterpret_cast<const bf16*>(final_norm_.data());
-  model_.rope = reinterpret_cast<const float*>(rope_.data());
-}
-
-void CudaMachine::upload(const LoweredStep& step) {
-  Arena arena;
-  const ProgramView program = step.view(0);
-  const uint64_t prologue = arena.place(step.gpus[0].segment(Segment::kPrologue));
-  const uint64_t body = arena.place(step.gpus[0].segment(Segment::kBody));
-  const uint64_t epilogue = arena.place(step.gpus[0].segment(Segment::kEpilogue));
-  const uint64_t rows = arena.place(step.rows);
-  const uint64_t logit_rows = arena.place(step.logit_rows);
-  const uint64_t pages = arena.place(step.page_ids);
-  std::vector<std::byte> bytes(arena.bytes());
-  arena.copy_to(bytes.data());
-  if (program_.bytes() < bytes.size()) {
-    program_ = DeviceMemory(bytes.size() * 2);
-  }
-  check_cuda(cudaMemcpyAsync(program_.data(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice,
-                             stream_));
-  check_cuda(cudaStreamSynchronize(stream_));  // `bytes` is pageable and goes away
-  std::byte* const base = program_.data();
-  params_ = {
-      .shape = shape_,
-      .limits = limits_,
-      .layout = layout_,
-      .model = model_,
-      .tables = {reinterpret_cast<const RowInfo*>(base + rows),
-                 reinterpret_cast<const LogitInfo*>(base + logit_rows),
-                 reinterpret_cast<const uint32_t*>(base + pages),
-                 static_cast<uint32_t>(step.rows.size()),
-                 static_cast<uint32_t>(step.logit_rows.size())},
-      .program = program,
-      .heaps = {heap_.data()},
-      .gpu = 0,
-      .bank = bank_,
-      .bank_counters = layout_.size(Buffer::kCounters) / (2 * sizeof(uint32_t)),
-      .watchdog_ns = options_.watchdog_ns,
-      .trace = 0,
-  };
-  params_.program.prologue = reinterpret_cast<const Instruction*>(base + prologue);
-  params_.program.body = reinterpret_cast<const Instruction*>(base + body);
-  params_.program.epilogue = reinterpret_cast<const Instruction*>(base + epilogue);
-  step_ = &step;
-}
-
-void CudaMachine::launch() {
-  bank_ ^= 1u;
-  params_.bank = bank_;
-  check_cuda(
-      cudaMemsetAsync(params_.counters(0), 0, params_.bank_counters * sizeof(uint32_t), stream_));
-  const sm90::LaunchView view{
-      .abort_flag = reinterpret_cast<uint32_t*>(abort_flag_.data()),
-      .report = static_cast<sm90::WatchdogReport*>(report_.data()),
-      .watchdog_ns = options_.watchdog_ns,
-      .gpu = 0,
-      .world = 1,
-      .trace = {},
-  };
-  launch_megakernel(params_, view, num_sms_, stream_);
-}
-
-void CudaMachine::wait() {
-  check_cuda(cudaStreamSynchronize(stream_));
-  auto* const report = static_cast<sm90::WatchdogReport*>(report_.data());
-  if (report->raised == 0) {
-    return;
-  }
-  const sm90::WatchdogReport seen = *report;
-  std::memset(report, 0, sizeof(*report));
-  check_cuda(cudaMemset(abort_flag_.data(), 0, sizeof(uint32_t)));
-  check_cuda(
-      cudaMemset(heap_.data() + layout_.at(Buffer::kCounters), 0, layout_.size(Buffer::kCounters)));
+std::string diagnosis(const sm90::WatchdogReport& seen, const CounterMap& counters) {
   std::ostringstream out;
   out << "[watchdog] gpu " << seen.gpu << " sm " << seen.sm << ' ' << kRoleNames[seen.role];
   if (seen.position != ~0u) {
@@ -173,11 +57,151 @@ void CudaMachine::wait() {
   out << " waits for " << kWaitNames[seen.wait_kind] << ' ' << seen.index;
   if (seen.wait_kind == static_cast<uint32_t>(WaitKind::kCounter)) {
     const uint32_t counter = seen.index - BankLayout::kBlocks;
-    const uint32_t block = step_->counters_per_block();
-    out << " (" << step_->counters.name(counter % block) << " of block " << counter / block
-        << "): seen " << seen.seen << ", wanted " << seen.wanted;
+    const uint32_t block = counters.size();
+    out << " (" << counters.name(counter % block) << " of block " << counter / block << "): seen "
+        << seen.seen << ", wanted " << seen.wanted;
   }
-  throw WatchdogError(out.str());
+  return out.str();
+}
+
+}  // namespace
+
+CudaMachine::CudaMachine(const ModelShape& shape, const StepLimits& limits,
+                         const CudaOptions& options)
+    : shape_(checked(shape)),
+      limits_(limits),
+      options_(options),
+      layout_(heap_layout(shape, limits)),
+      weights_(shape, limits.max_position) {
+  check_cuda(cudaGetDevice(&device_));
+  int sms = 0;
+  check_cuda(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device_));
+  num_sms_ = sms_to_use(options, static_cast<uint32_t>(sms));
+  stream_ = options.stream != nullptr ? options.stream : own_stream_.get();
+  // All modules and all memory exist before the first launch.
+  prepare_megakernel(shape_);
+  heap_ = DeviceMemory(layout_.total_bytes);
+  check_cuda(cudaMemset(heap_.data(), 0, layout_.total_bytes));
+  abort_flag_ = DeviceMemory(sizeof(uint32_t));
+  check_cuda(cudaMemset(abort_flag_.data(), 0, sizeof(uint32_t)));
+  zeros_ = PinnedMemory(layout_.size(Buffer::kCounters) / 2);
+  std::memset(zeros_.data(), 0, zeros_.bytes());
+  if (options.trace_events != 0) {
+    trace_ = DeviceMemory(kTraceHeaderBytes + options.trace_events * sizeof(TraceEvent));
+  }
+  for (auto& slot : slots_) {
+    slot = std::make_unique<StepSlot>(usual_step_bytes(shape, limits, num_sms_),
+                                      limits.compact_blocks() * kRowBlock);
+  }
+  check_cuda(cudaDeviceSynchronize());
+}
+
+CudaMachine::~CudaMachine() {
+  cudaSetDevice(device_);
+  cudaStreamSynchronize(copies_.get());
+  cudaStreamSynchronize(stream_);
+}
+
+void CudaMachine::use_device() const { check_cuda(cudaSetDevice(device_)); }
+
+void CudaMachine::set_model(const PackedModel& model, const SharedTables& tables) {
+  use_device();
+  weights_.load_packed(model, tables);
+}
+
+StepParams CudaMachine::params_of(const UploadedStep& step) const {
+  return {
+      .shape = shape_,
+      .limits = limits_,
+      .layout = layout_,
+      .model = weights_.view(),
+      .tables = step.tables,
+      .program = step.program,
+      .heaps = {heap_.data()},
+      .gpu = 0,
+      .bank = bank_,
+      .bank_counters = layout_.size(Buffer::kCounters) / (2 * sizeof(uint32_t)),
+      .watchdog_ns = options_.watchdog_ns,
+      .trace = options_.trace_events != 0 ? 1u : 0u,
+  };
+}
+
+uint32_t CudaMachine::upload(const LoweredStep& step) {
+  use_device();
+  const uint32_t next = (slot_ + 1) % kNumSlots;
+  slots_[next]->ended.wait();
+  slots_[next]->upload(step, copies_.get());
+  slot_ = next;
+  return next;
+}
+
+void CudaMachine::launch(bool fetch) {
+  use_device();
+  StepSlot& slot = *slots_[slot_];
+  if (fetch) {
+    slot.reserve_logits(logits_cols());
+  }
+  bank_ ^= 1u;
+  sm90::TraceBuffer trace{};
+  if (options_.trace_events != 0) {
+    check_cuda(cudaMemsetAsync(trace_.data(), 0, kTraceHeaderBytes, stream_));
+    trace = {.events = reinterpret_cast<TraceEvent*>(trace_.data() + kTraceHeaderBytes),
+             .count = reinterpret_cast<uint32_t*>(trace_.data()),
+             .capacity = options_.trace_events};
+  }
+  slot.uploaded.hold(stream_);
+  cleared_.hold(stream_);
+  slot.begun.record(stream_);
+  launch_megakernel(params_of(slot.step()),
+                    {.abort_flag = reinterpret_cast<uint32_t*>(abort_flag_.data()),
+                     .report = &slot.report(),
+                     .watchdog_ns = options_.watchdog_ns,
+                     .gpu = 0,
+                     .world = 1,
+                     .trace = trace},
+                    num_sms_, stream_);
+  if (fetch) {
+    slot.fetch(heap_.data(), layout_, logits_cols(), stream_);
+  }
+  // The other bank's step has ended when this one starts: it is cleared meanwhile.
+  if (used_bytes_[bank_ ^ 1u] != 0) {
+    slot.begun.hold(copies_.get());
+    check_cuda(cudaMemcpyAsync(
+        heap_.data() + layout_.at(Buffer::kCounters) + (bank_ ^ 1u) * zeros_.bytes(), zeros_.data(),
+        used_bytes_[bank_ ^ 1u], cudaMemcpyHostToDevice, copies_.get()));
+    used_bytes_[bank_ ^ 1u] = 0;
+    cleared_.record(copies_.get());
+  }
+  used_bytes_[bank_] =
+      BankLayout::size(slot.step().counters.size(), shape_.num_layers) * sizeof(uint32_t);
+  slot.ended.record(stream_);
+}
+
+void CudaMachine::wait_until_ended(uint32_t slot) const {
+  use_device();
+  slots_[slot]->ended.wait();
+}
+
+void CudaMachine::check_ended(uint32_t slot) {
+  use_device();
+  const sm90::WatchdogReport seen = slots_[slot]->report();
+  if (seen.raised != 0) {
+    recover();
+    throw WatchdogError(diagnosis(seen, slots_[slot]->step().counters));
+  }
+}
+
+void CudaMachine::recover() {
+  check_cuda(cudaStreamSynchronize(stream_));
+  check_cuda(cudaStreamSynchronize(copies_.get()));
+  for (const auto& slot : slots_) {
+    std::memset(&slot->report(), 0, sizeof(sm90::WatchdogReport));
+  }
+  check_cuda(cudaMemset(abort_flag_.data(), 0, sizeof(uint32_t)));
+  check_cuda(
+      cudaMemset(heap_.data() + layout_.at(Buffer::kCounters), 0, layout_.size(Buffer::kCounters)));
+  check_cuda(cudaDeviceSynchronize());
+  used_bytes_[0] = used_bytes_[1] = 0;
 }
 
 void CudaMachine::run(const LoweredStep& step) {
@@ -186,13 +210,37 @@ void CudaMachine::run(const LoweredStep& step) {
   wait();
 }
 
+float CudaMachine::elapsed_ms(uint32_t slot) const {
+  use_device();
+  float ms = 0;
+  check_cuda(cudaEventElapsedTime(&ms, slots_[slot]->begun.get(), slots_[slot]->ended.get()));
+  return ms;
+}
+
+std::vector<TraceEvent> CudaMachine::events() {
+  use_device();
+  check_cuda(cudaStreamSynchronize(stream_));
+  uint32_t count = 0;
+  if (options_.trace_events != 0) {
+    check_cuda(cudaMemcpy(&count, trace_.data(), sizeof(count), cudaMemcpyDeviceToHost));
+  }
+  std::vector<TraceEvent> events(std::min(count, options_.trace_events));
+  if (!events.empty()) {
+    check_cuda(cudaMemcpy(events.data(), trace_.data() + kTraceHeaderBytes,
+                          events.size() * sizeof(TraceEvent), cudaMemcpyDeviceToHost));
+  }
+  return events;
+}
+
 void CudaMachine::read(Buffer buffer, uint64_t offset, void* target, uint64_t bytes) {
+  use_device();
   check_cuda(cudaStreamSynchronize(stream_));
   check_cuda(cudaMemcpy(target, heap_.data() + layout_.at(buffer) + offset, bytes,
                         cudaMemcpyDeviceToHost));
 }
 
 void CudaMachine::write(Buffer buffer, uint64_t offset, const void* source, uint64_t bytes) {
+  use_device();
   check_cuda(cudaStreamSynchronize(stream_));
   check_cuda(cudaMemcpy(heap_.data() + layout_.at(buffer) + offset, source, bytes,
                         cudaMemcpyHostToDevice));

@@ -1,4 +1,4 @@
-// Owned memory on a device, and host memory that copies do not have to stage.
+// Owned memory on a device, and host memory that its copy engines and kernels can reach.
 #pragma once
 
 #include <cstddef>
@@ -33,20 +33,34 @@ class DeviceMemory {
   size_t bytes_ = 0;
 };
 
-/// Page-locked and mapped: the device writes reports into it while kernels run.
-class MappedMemory {
+/// Page-locked and mapped: copies need not stage it, and kernels can write to it as they run.
+class PinnedMemory {
  public:
-  explicit MappedMemory(size_t bytes) {
-    check_cuda(cudaHostAlloc(&data_, bytes, cudaHostAllocMapped | cudaHostAllocPortable));
+  PinnedMemory() = default;
+  explicit PinnedMemory(size_t bytes) : bytes_(bytes) {
+    if (bytes != 0) {
+      check_cuda(cudaHostAlloc(&data_, bytes, cudaHostAllocMapped | cudaHostAllocPortable));
+    }
   }
-  MappedMemory(const MappedMemory&) = delete;
-  MappedMemory& operator=(const MappedMemory&) = delete;
-  ~MappedMemory() { cudaFreeHost(data_); }
+  PinnedMemory(PinnedMemory&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  PinnedMemory& operator=(PinnedMemory&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~PinnedMemory() { cudaFreeHost(data_); }
 
-  void* data() const { return data_; }
+  std::byte* data() const { return static_cast<std::byte*>(data_); }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  size_t bytes() const { return bytes_; }
 
  private:
   void* data_ = nullptr;
+  size_t bytes_ = 0;
 };
 
 }  // namespace terrazzo::cuda

@@ -10,9 +10,12 @@
 
 namespace terrazzo::cuda {
 
-constexpr int kServiceRegisters = 96;
+// A block has what it was launched with: asking for more waits for ever.
+constexpr int kLaunchRegisters = 168;  // of a thread: 64K / 384, in units of 8
+constexpr int kServiceRegisters = 88;
 constexpr int kConsumerRegisters = 208;
-static_assert(128 * kServiceRegisters + 256 * kConsumerRegisters <= 64 * 1024);
+static_assert(128 * kServiceRegisters + 256 * kConsumerRegisters <=
+              kBlockThreads * kLaunchRegisters);
 
 template <uint32_t kHeadPanels>
 __global__ void __launch_bounds__(kBlockThreads, 1)

@@ -1,8 +1,46 @@
-// The CUDA machine in a build without one.
+// The CUDA machine in a build without one: the same names, which say so.
 #include "machine/cuda/cuda.hpp"
+#include "machine/cuda/cuda_model.hpp"
+#include "terrazzo/core/check.hpp"
 
 namespace terrazzo {
 
 bool cuda_built() { return false; }
 
+namespace cuda {
+namespace {
+
+constexpr const char* kProblem =
+    "this build has no CUDA machine; install nvcc 13.0 or later and build it again with "
+    "-C terrazzo.cuda=on, or use the device 'host'";
+
+[[noreturn]] void absent() { fail("cuda", kProblem); }
+
+}  // namespace
+
+std::string device_problem() { return kProblem; }
+
+DeviceInfo device_info() { absent(); }
+
+struct CudaModel::Parts {};
+
+// Nothing but the constructor can be called: there is no object.
+CudaModel::CudaModel(const ModelShape& shape, const StepLimits& limits, const CudaModelOptions&)
+    : shape_(shape), limits_(limits) {
+  absent();
+}
+CudaModel::~CudaModel() = default;
+uint32_t CudaModel::num_sms() const { absent(); }
+void CudaModel::set_watchdog_ns(uint64_t) { absent(); }
+void CudaModel::pack_rows(const RowMove&, const SourceMatrix&) { absent(); }
+void CudaModel::set_tables(const SourceMatrix&, std::span<const bf16>, std::span<const float>) {
+  absent();
+}
+uint64_t CudaModel::submit(const StepRequest&) { absent(); }
+StepOutputs CudaModel::collect(uint64_t) { absent(); }
+float CudaModel::elapsed_ms() const { absent(); }
+std::vector<TraceEvent> CudaModel::events() { absent(); }
+std::vector<std::string> CudaModel::verify(const StepRequest&) const { absent(); }
+
+}  // namespace cuda
 }  // namespace terrazzo

@@ -1,3 +1,17 @@
-# The CUDA machine's .cu and .cpp files, relative to this folder. Empty: it is not built yet,
-# and no_cuda.cpp stands in for it.
-set(TERRAZZO_CUDA_SOURCES)
+# The CUDA machine's files, relative to this folder: what needs nvcc, and host code that needs the
+# CUDA runtime's headers. A new file is one line here. Each kernel has a .cu file of its own, so
+# that kernels compile side by side and a compiler cache keeps those that have not changed.
+set(TERRAZZO_CUDA_KERNELS
+  megakernel_128.cu
+  megakernel_64.cu
+  pack_kernel.cu
+)
+set(TERRAZZO_CUDA_SOURCES
+  ${TERRAZZO_CUDA_KERNELS}
+  cuda_built.cpp
+  cuda_machine.cpp
+  cuda_model.cpp
+  device_info.cpp
+  step_slot.cpp
+  weight_store.cpp
+)

@@ -10,6 +10,7 @@
 
 #include "lower/lowered_step.hpp"
 #include "machine/host/scheduler.hpp"
+#include "machine/machine_error.hpp"
 #include "terrazzo/vm/params.hpp"
 
 namespace terrazzo::host {
@@ -21,10 +22,10 @@ struct HostOptions {
 };
 
 /// A launch that did not come to its end: what was seen, and who was blocked.
-class LaunchError : public Error {
+class LaunchError : public MachineError {
  public:
   LaunchError(FailureKind kind, const std::string& message, std::vector<BlockedRole> blocked)
-      : Error(message), kind(kind), blocked(std::move(blocked)) {}
+      : MachineError(message), kind(kind), blocked(std::move(blocked)) {}
 
   FailureKind kind;
   std::vector<BlockedRole> blocked;

@@ -22,16 +22,9 @@ PackedModel& HostModel::weights(uint32_t gpu) {
 
 void HostModel::set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
                            std::span<const float> rope) {
-  constexpr const char* kOp = "set_tables";
   const ModelShape& shape = machine_.shape();
+  check_tables(shape, machine_.limits().max_position, embedding, final_norm, rope);
   const uint64_t cols = uint64_t{shape.hidden_panels()} * kPanelCols;
-  check(embedding.rows == shape.vocab && embedding.cols == shape.hidden, kOp,
-        "expected an embedding of [", shape.vocab, ", ", shape.hidden, "], got [", embedding.rows,
-        ", ", embedding.cols, "]");
-  check(final_norm.size() == shape.hidden, kOp, "expected a final norm of [", shape.hidden,
-        "], got [", final_norm.size(), "]");
-  const uint64_t rope_size = uint64_t{machine_.limits().max_position} * shape.head_dim;
-  check(rope.size() == rope_size, kOp, "expected ", rope_size, " rotary values, got ", rope.size());
   tables_.embedding.assign(embedding.rows * cols, bf16{0});
   for (uint64_t row = 0; row < embedding.rows; ++row) {
     std::copy_n(embedding.data + row * embedding.cols, embedding.cols,
@@ -47,12 +40,7 @@ void HostModel::set_tables(const SourceMatrix& embedding, std::span<const bf16> 
 
 void HostModel::lower_step(const StepRequest& request) {
   check(!tables_.rope.empty(), "step", "the model has no tables yet: call set_tables first");
-  const auto sampled = static_cast<int64_t>(outputs_.tokens.size());
-  for (size_t row = 0; row < request.token_ids.size(); ++row) {
-    const int64_t token = request.token_ids[row];
-    check(-token <= sampled, "step", "row ", row, ": the token ", token,
-          " stands for a row that the step before sampled, but it sampled ", sampled, " rows");
-  }
+  check_placeholders(request, outputs_.tokens.size());
   lower_into(step_, request, machine_.shape(), machine_.limits(), {options_.num_sms});
   outputs_.tokens.clear();  // a step that fails leaves nothing that a placeholder may stand for
 }

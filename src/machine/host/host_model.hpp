@@ -9,14 +9,9 @@
 #include "lower/step_request.hpp"
 #include "machine/host/host_machine.hpp"
 #include "machine/packed_model.hpp"
+#include "machine/step_outputs.hpp"
 
 namespace terrazzo::host {
-
-struct StepOutputs {
-  std::vector<int32_t> tokens;  // [logit rows]
-  std::vector<float> logprobs;  // [logit rows]
-  std::vector<float> logits;    // [rows that asked, vocab]
-};
 
 class HostModel {
  public:

@@ -99,7 +99,7 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("terrazzo._core", reason="needs the compiled extension")
     assert main(["info"]) == 0
     names = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["version", "package", "python", "machines", "cuda", "cpu", "cache"]
+    assert names == ["version", "package", "python", "machines", "cuda", "gpu", "cpu", "cache"]
 
 
 def test_cpu_features(tmp_path: Path) -> None:

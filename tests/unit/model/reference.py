@@ -37,15 +37,16 @@ def open_fp32(path: Path) -> PreTrainedModel:
 
 def in_bf16(model: PreTrainedModel) -> PreTrainedModel:
     """The model in bfloat16; rotary frequencies stay float32, as when it is loaded that way."""
-    copy = AutoModelForCausalLM.from_config(model.config, dtype=torch.bfloat16)
+    copy = AutoModelForCausalLM.from_config(model.config, dtype=torch.bfloat16).to(model.device)
     copy.load_state_dict(model.state_dict())
     return copy
 
 
 def reference_logits(model: PreTrainedModel, token_ids: Sequence[int]) -> Logits:
     with torch.inference_mode():
-        logits = model.eval()(torch.tensor([list(token_ids)])).logits[0]
-    result: Logits = logits.float().numpy()
+        ids = torch.tensor([list(token_ids)], device=model.device)
+        logits = model.eval()(ids).logits[0]
+    result: Logits = logits.float().cpu().numpy()
     return result
 
 

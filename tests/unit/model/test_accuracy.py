@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from tolerances import LOGITS_OVER_BF16, greedy_margin, logprob_abs
 from transformers import PreTrainedModel
+from unit.model.devices import DEVICES, degrees_on, machine
 from unit.model.drive import Rows, generate, teacher_forced
 from unit.model.reference import (
     ReferenceLogits,
@@ -40,12 +41,11 @@ class Model:
     token_ids: list[int]
     logits: ReferenceLogits
 
-    def runner(self, gpus: int, split_tokens: int) -> ModelRunner:
+    def runner(self, device: str, gpus: int, split_tokens: int) -> ModelRunner:
         return ModelRunner(
             self.checkpoint,
             gpus=gpus,
-            num_sms=2,
-            num_threads=2,
+            **machine(device),
             max_batch_tokens=NUM_TOKENS,
             max_sequences=NUM_TOKENS,
             max_logit_rows=NUM_TOKENS,
@@ -86,9 +86,10 @@ def check_samples(seen: Rows) -> None:
     np.testing.assert_allclose(seen.logprobs, -np.log(sums), rtol=0, atol=tolerance)
 
 
-def test_logits(model: Model, subtests: pytest.Subtests) -> None:
-    for gpus in model.shape.degrees:
-        runner = model.runner(gpus, SPLIT_TOKENS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_logits(model: Model, device: str, subtests: pytest.Subtests) -> None:
+    for gpus in degrees_on(device, model.shape.degrees):
+        runner = model.runner(device, gpus, SPLIT_TOKENS)
         whole = teacher_forced(runner.step, model.token_ids, [NUM_TOKENS])
         with subtests.test("whole", gpus=gpus):
             check_logits(whole, model.logits)
@@ -99,14 +100,17 @@ def test_logits(model: Model, subtests: pytest.Subtests) -> None:
             np.testing.assert_array_equal(seen.logprobs, whole.logprobs)
 
 
-def test_logits_without_splits(model: Model) -> None:
-    runner = model.runner(gpus=1, split_tokens=MAX_POSITION)
+@pytest.mark.parametrize("device", DEVICES)
+def test_logits_without_splits(model: Model, device: str) -> None:
+    runner = model.runner(device, gpus=1, split_tokens=MAX_POSITION)
     check_logits(teacher_forced(runner.step, model.token_ids, ODD_CHUNKS), model.logits)
 
 
-def test_greedy_continuation(model: Model) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_greedy_continuation(model: Model, device: str) -> None:
     """Each token that decoding chose is the best of float32, where that is clearly ahead."""
-    runner = model.runner(model.shape.degrees[-1], split_tokens=SPLIT_TOKENS)
+    gpus = degrees_on(device, model.shape.degrees)[-1]
+    runner = model.runner(device, gpus, split_tokens=SPLIT_TOKENS)
     prompt = model.token_ids[:100]
     tokens = generate(runner.step, prompt, NUM_GREEDY)
     assert len(tokens) == NUM_GREEDY

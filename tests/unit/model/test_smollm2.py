@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tolerances import LOGITS_OVER_BF16, greedy_margin
 from transformers import PreTrainedModel
+from unit.model.devices import DEVICES
 from unit.model.drive import Rows, generate, teacher_forced
 from unit.model.prose import PROSE
 from unit.model.reference import (
@@ -33,8 +34,15 @@ NUM_GREEDY = 48
 
 
 @dataclass(frozen=True, slots=True)
-class SmolLM2:
+class Reference:
     opened: OpenedModel
+    model: PreTrainedModel
+    token_ids: list[int]
+    logits: ReferenceLogits
+
+
+@dataclass(frozen=True, slots=True)
+class SmolLM2:
     runner: ModelRunner
     reference: PreTrainedModel
     token_ids: list[int]
@@ -50,22 +58,27 @@ def gguf() -> Path:
 
 
 @pytest.fixture(scope="module")
-def smollm2(gguf: Path) -> Iterator[SmolLM2]:
+def reference(gguf: Path) -> Iterator[Reference]:
     opened = open_model(gguf)
     token_ids = opened.tokenizer.encode(PROSE)[:NUM_TOKENS]
     assert len(token_ids) == NUM_TOKENS
+    with one_torch_thread():
+        model = open_fp32(gguf)
+        yield Reference(opened, model, token_ids, ReferenceLogits.of(model, token_ids))
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def smollm2(request: pytest.FixtureRequest, reference: Reference) -> SmolLM2:
     runner = ModelRunner(
-        opened.checkpoint,
+        reference.opened.checkpoint,
+        device=request.param,
         max_batch_tokens=NUM_TOKENS,
         max_sequences=NUM_TOKENS,
         max_logit_rows=NUM_TOKENS,
         max_model_len=1024,
         num_pages=16,
     )
-    with one_torch_thread():
-        reference = open_fp32(gguf)
-        logits = ReferenceLogits.of(reference, token_ids)
-        yield SmolLM2(opened, runner, reference, token_ids, logits)
+    return SmolLM2(runner, reference.model, reference.token_ids, reference.logits)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from unit.model.devices import DEVICES
 
 from terrazzo.llm import LLM
 from terrazzo.sampling import SamplingParams
@@ -15,9 +16,9 @@ from terrazzo.sampling import SamplingParams
 QUESTION = "What is the capital of France?"
 
 
-@pytest.fixture(scope="module")
-def llm(smollm2_gguf: Path) -> LLM:
-    return LLM(str(smollm2_gguf), max_model_len=1024)
+@pytest.fixture(scope="module", params=DEVICES)
+def llm(request: pytest.FixtureRequest, smollm2_gguf: Path) -> LLM:
+    return LLM(str(smollm2_gguf), device=request.param, max_model_len=1024, kv_pages=64)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +69,10 @@ def test_a_chat_remembers(llm: LLM) -> None:
     assert "Ada" in llm.chat(messages, SamplingParams(max_tokens=32)).text
 
 
-def test_the_command_answers_from_the_cache(offline: dict[str, str]) -> None:
-    result = terrazzo("generate", QUESTION, "--max-tokens=32", environment=offline)
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_command_answers_from_the_cache(offline: dict[str, str], device: str) -> None:
+    arguments = ("generate", QUESTION, "--max-tokens=32", f"--device={device}")
+    result = terrazzo(*arguments, environment=offline)
     assert result.returncode == 0, result.stderr
     assert "Paris" in result.stdout
 
@@ -93,9 +96,11 @@ def test_the_command_says_which_degrees_there_are(offline: dict[str, str]) -> No
     assert all(note.startswith("terrazzo.models.default_model: ") for note in notes)
 
 
-def test_the_chat_command(offline: dict[str, str]) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_chat_command(offline: dict[str, str], device: str) -> None:
     lines = f"{QUESTION}\nIn which country is that city?\n"
-    result = terrazzo("chat", "--max-tokens=48", environment=offline, stdin=lines)
+    arguments = ("chat", "--max-tokens=48", f"--device={device}")
+    result = terrazzo(*arguments, environment=offline, stdin=lines)
     assert result.returncode == 0, result.stderr
     answers = result.stdout.splitlines()
     assert "Paris" in answers[0]

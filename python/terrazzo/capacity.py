@@ -1,0 +1,100 @@
+"""How large a machine can be: the limits of its steps, and the KV pages that fit into memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .step import PAGE_TOKENS
+
+if TYPE_CHECKING:
+    from ._core import ModelShape, StepLimits
+    from .models.config import ModelConfig
+
+MAX_PAGES = 2**31 - 1  # ids travel as int32
+GIB = 2**30
+
+
+def kv_page_bytes(config: ModelConfig) -> int:
+    """Bytes of one page: keys and values in bfloat16 of all layers and KV heads."""
+    return 2 * 2 * PAGE_TOKENS * config.head_dim * config.num_kv_heads * config.num_layers
+
+
+def model_shape(config: ModelConfig, gpus: int, split_tokens: int) -> ModelShape:
+    """The model's sizes as the compiled core takes them."""
+    from ._core import ModelShape
+
+    return ModelShape(
+        num_layers=config.num_layers,
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        vocab=config.vocab_size,
+        norm_eps=config.rms_norm_eps,
+        world=gpus,
+        split_tokens=split_tokens,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a machine is sized for, its KV pages aside."""
+
+    config: ModelConfig
+    max_batch_tokens: int
+    max_sequences: int
+    max_model_len: int
+    max_logit_rows: int
+    split_tokens: int
+
+    def limits(self, num_pages: int) -> StepLimits:
+        """With so many KV pages."""
+        from ._core import StepLimits
+
+        # A row that is split has a part in each span of `split_tokens`, and there cannot be more
+        # parts than the longest contexts have, nor (but for shared pages) than the pool has and
+        # one for each sequence. Rows for which no room is left are not split.
+        splits_each = -(-self.max_model_len // self.split_tokens)
+        in_pool = num_pages * PAGE_TOKENS // self.split_tokens + self.max_sequences
+        parts = min(self.max_sequences * splits_each, in_pool)
+        return StepLimits(
+            max_rows=self.max_batch_tokens,
+            max_sequences=self.max_sequences,
+            max_position=self.max_model_len,
+            num_pages=num_pages,
+            max_logit_rows=self.max_logit_rows,
+            max_partials=parts * self.config.num_kv_heads,
+        )
+
+    def device_bytes(self, shape: ModelShape, num_pages: int) -> int:
+        """Memory that the model and its steps take on a GPU."""
+        from ._core import heap_bytes, weight_bytes
+
+        return weight_bytes(shape, self.max_model_len) + heap_bytes(shape, self.limits(num_pages))
+
+    def pages_that_fit(self, shape: ModelShape, budget_bytes: int) -> int:
+        """Most KV pages beside the model in `budget_bytes`; ValueError if not even one fits."""
+        page_bytes = kv_page_bytes(self.config)
+        least_bytes = self.device_bytes(shape, 1)
+        if least_bytes > budget_bytes:
+            raise ValueError(
+                f"[capacity] the model takes {least_bytes / GIB:.1f} GiB of the GPU's memory with "
+                f"one KV page, but may use {max(budget_bytes, 0) / GIB:.1f} GiB; free memory on "
+                "the GPU, raise gpu_memory_utilization, or lower max_batch_tokens and max_sequences"
+            )
+        num_pages = min(1 + (budget_bytes - least_bytes) // page_bytes, MAX_PAGES)
+        # More pages also need a little more room for counters and parts of attention.
+        while (excess := self.device_bytes(shape, num_pages) - budget_bytes) > 0:
+            num_pages -= max(1, excess // page_bytes)
+        return num_pages
+
+
+def memory_budget(free_bytes: int, total_bytes: int, utilization: float) -> int:
+    """What one model may take: its share of the GPU's memory, less what others hold already."""
+    if not 0.0 < utilization <= 1.0:
+        raise ValueError(
+            f"[capacity] gpu_memory_utilization: expected a number in (0, 1], got {utilization}"
+        )
+    return free_bytes - int(total_bytes * (1.0 - utilization))

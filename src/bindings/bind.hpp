@@ -1,0 +1,8 @@
+// The parts of the extension module.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+void bind_step(nanobind::module_& m);  // what all machines take and give
+void bind_host(nanobind::module_& m);
+void bind_cuda(nanobind::module_& m);

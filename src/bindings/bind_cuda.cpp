@@ -1,0 +1,137 @@
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "bindings/arrays.hpp"
+#include "bindings/bind.hpp"
+#include "machine/cuda/cuda.hpp"
+#include "machine/cuda/cuda_model.hpp"
+
+namespace nb = nanobind;
+
+namespace {
+
+using terrazzo::ModelShape;
+using terrazzo::StepLimits;
+using terrazzo::bindings::Array1;
+using terrazzo::bindings::Array2;
+using terrazzo::bindings::as_bf16;
+using terrazzo::bindings::outputs_of;
+using terrazzo::bindings::span_of;
+using terrazzo::bindings::StepArrays;
+using terrazzo::cuda::CudaModel;
+using terrazzo::cuda::DeviceInfo;
+
+uint64_t nanoseconds(double seconds) { return static_cast<uint64_t>(seconds * 1e9); }
+
+void bind_device(nb::module_& m) {
+  m.def("cuda_built", &terrazzo::cuda_built, "Whether this build contains the CUDA machine.");
+  m.def("cuda_problem", &terrazzo::cuda::device_problem,
+        "Why the CUDA machine cannot run here, with the remedy; empty if it can.");
+  nb::class_<DeviceInfo>(m, "CudaDevice", "The GPU that the CUDA machine runs on.")
+      .def_ro("name", &DeviceInfo::name)
+      .def_ro("num_sms", &DeviceInfo::num_sms)
+      .def_prop_ro("compute_capability",
+                   [](const DeviceInfo& d) {
+                     return std::to_string(d.compute_major) + "." + std::to_string(d.compute_minor);
+                   })
+      .def_ro("total_bytes", &DeviceInfo::total_bytes)
+      .def_ro("free_bytes", &DeviceInfo::free_bytes)
+      .def_ro("driver_version", &DeviceInfo::driver_version, "1000 * major + 10 * minor")
+      .def_ro("runtime_version", &DeviceInfo::runtime_version, "1000 * major + 10 * minor");
+  m.def("cuda_device", &terrazzo::cuda::device_info,
+        "The device as it is now; Error where the CUDA machine cannot run.");
+}
+
+}  // namespace
+
+void bind_cuda(nb::module_& m) {
+  bind_device(m);
+  nb::class_<CudaModel> model(m, "CudaModel", "A model on one GPU.");
+  model.attr("MAX_IN_FLIGHT") = CudaModel::kMaxInFlight;
+  model
+      .def(
+          "__init__",
+          [](CudaModel* self, const ModelShape& shape, const StepLimits& limits, uint32_t num_sms,
+             uint32_t reserve_sms, double watchdog_seconds, uint64_t stream,
+             uint32_t trace_events) {
+            const nb::gil_scoped_release release;
+            new (self) CudaModel(shape, limits,
+                                 {.num_sms = num_sms,
+                                  .reserve_sms = reserve_sms,
+                                  .watchdog_ns = nanoseconds(watchdog_seconds),
+                                  .stream = stream,
+                                  .trace_events = trace_events});
+          },
+          nb::arg("shape"), nb::arg("limits"), nb::kw_only(), nb::arg("num_sms") = 0,
+          nb::arg("reserve_sms") = 0, nb::arg("watchdog_seconds") = 10.0, nb::arg("stream") = 0,
+          nb::arg("trace_events") = 0,
+          "num_sms 0: all but reserve_sms. stream: handle of the stream that runs the steps; 0: "
+          "one "
+          "of the model's own.")
+      .def(
+          "pack_rows",
+          [](CudaModel& self, uint32_t gpu, terrazzo::Matrix which, uint32_t layer,
+             const Array1<int32_t>& target_rows, const Array2<uint16_t>& source,
+             const Array1<int32_t>& source_rows, const Array1<float>& column_scale) {
+            terrazzo::check(gpu == 0, "pack_rows", "gpu ", gpu, " of 1");
+            self.pack_rows(
+                {which, layer, span_of(target_rows), span_of(source_rows), span_of(column_scale)},
+                {as_bf16(source.data()), source.shape(0), source.shape(1)});
+          },
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("gpu"), nb::arg("which"),
+          nb::arg("layer"), nb::arg("target_rows"), nb::arg("source"), nb::arg("source_rows"),
+          nb::arg("column_scale"),
+          "Rows of a bf16 source [rows, cols] to output rows of a matrix, times a factor a column.")
+      .def(
+          "set_tables",
+          [](CudaModel& self, const Array2<uint16_t>& embedding, const Array1<uint16_t>& final_norm,
+             const Array2<float>& rope) {
+            self.set_tables({as_bf16(embedding.data()), embedding.shape(0), embedding.shape(1)},
+                            {as_bf16(final_norm.data()), final_norm.size()},
+                            {rope.data(), rope.size()});
+          },
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("embedding"), nb::arg("final_norm"),
+          nb::arg("rope"),
+          "Embedding bf16 [vocab, hidden], final norm bf16 [hidden], rope fp32 [positions, "
+          "head_dim]; ends the loading.")
+      .def(
+          "submit",
+          [](CudaModel& self, const StepArrays& arrays) { return self.submit(arrays.request()); },
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("arrays"),
+          "Prepares and queues a step; its number.")
+      .def(
+          "collect",
+          [](CudaModel& self, uint64_t number) {
+            terrazzo::StepOutputs outputs;
+            {
+              const nb::gil_scoped_release release;
+              outputs = self.collect(number);
+            }
+            return outputs_of(std::move(outputs), self.shape().vocab);
+          },
+          nb::arg("number"), "Waits for the oldest step; (tokens, logprobs, logits).")
+      .def(
+          "verify",
+          [](const CudaModel& self, const StepArrays& arrays) {
+            const nb::gil_scoped_release release;
+            return self.verify(arrays.request());
+          },
+          nb::arg("arrays"), "Problems of the step's program; empty if it is sound.")
+      .def(
+          "trace",
+          [](CudaModel& self) {
+            const std::vector<terrazzo::TraceEvent> events = self.events();
+            return nb::bytes(reinterpret_cast<const char*>(events.data()),
+                             events.size() * sizeof(terrazzo::TraceEvent));
+          },
+          "Events of the last step, if trace_events: records of core/trace_event.hpp.")
+      .def(
+          "set_watchdog_seconds",
+          [](CudaModel& self, double seconds) { self.set_watchdog_ns(nanoseconds(seconds)); },
+          nb::arg("seconds"), "Longest wait inside the steps launched from now on.")
+      .def_prop_ro("elapsed_ms", &CudaModel::elapsed_ms,
+                   "Time on the device of the step collected last.")
+      .def_prop_ro("num_sms", &CudaModel::num_sms)
+      .def_prop_ro("shape", &CudaModel::shape, nb::rv_policy::reference_internal)
+      .def_prop_ro("limits", &CudaModel::limits, nb::rv_policy::reference_internal);
+}

@@ -1,6 +1,0 @@
-// Bindings of the host machine.
-#pragma once
-
-#include <nanobind/nanobind.h>
-
-void bind_host(nanobind::module_& m);

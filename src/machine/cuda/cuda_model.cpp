@@ -1,0 +1,176 @@
+#include "machine/cuda/cuda_model.hpp"
+
+#include <algorithm>
+#include <deque>
+#include <exception>
+#include <mutex>
+
+#include "lower/lower.hpp"
+#include "lower/verifier.hpp"
+#include "machine/cuda/cuda.hpp"
+#include "machine/cuda/cuda_machine.hpp"
+
+namespace terrazzo::cuda {
+namespace {
+
+/// What is known of a step in flight.
+struct InFlight {
+  uint64_t number;
+  uint32_t slot;
+  uint32_t num_rows;  // that get a token
+  uint32_t num_wanted_logits;
+};
+
+CudaOptions machine_options(const CudaModelOptions& options) {
+  const std::string problem = device_problem();
+  check(problem.empty(), "cuda", problem);
+  check_cuda(cudaSetDevice(0));
+  return {.num_sms = options.num_sms,
+          .watchdog_ns = options.watchdog_ns,
+          .reserve_sms = options.reserve_sms,
+          .stream = reinterpret_cast<cudaStream_t>(options.stream),
+          .trace_events = options.trace_events};
+}
+
+}  // namespace
+
+static_assert(CudaModel::kMaxInFlight < CudaMachine::kNumSlots,
+              "a step is prepared in a slot that no step in flight has");
+
+struct CudaModel::Parts {
+  Parts(const ModelShape& shape, const StepLimits& limits, const CudaModelOptions& options)
+      : machine(shape, limits, machine_options(options)) {}
+
+  StepOutputs results(const InFlight& flight) const;
+
+  CudaMachine machine;
+  LoweredStep step;  // storage for the next one
+  std::mutex mutex;  // of what follows, and of calls to the machine
+  std::deque<InFlight> in_flight;
+  uint64_t num_submitted = 0;
+  size_t num_sampled = 0;  // by the step submitted last
+  uint32_t collected_slot = 0;
+  bool loaded = false;
+  bool collecting = false;
+};
+
+CudaModel::CudaModel(const ModelShape& shape, const StepLimits& limits,
+                     const CudaModelOptions& options)
+    : shape_(shape), limits_(limits), parts_(std::make_unique<Parts>(shape, limits, options)) {}
+
+CudaModel::~CudaModel() = default;
+
+uint32_t CudaModel::num_sms() const { return parts_->machine.num_sms(); }
+
+void CudaModel::set_watchdog_ns(uint64_t limit) {
+  const std::lock_guard lock(parts_->mutex);
+  parts_->machine.set_watchdog_ns(limit);
+}
+
+void CudaModel::pack_rows(const RowMove& move, const SourceMatrix& source) {
+  parts_->machine.weights().load_rows(move, source);
+}
+
+void CudaModel::set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
+                           std::span<const float> rope) {
+  WeightStore& weights = parts_->machine.weights();
+  weights.load_tables(embedding, final_norm, rope);
+  weights.finish();
+  const std::lock_guard lock(parts_->mutex);
+  parts_->loaded = true;
+}
+
+uint64_t CudaModel::submit(const StepRequest& request) {
+  Parts& parts = *parts_;
+  const std::lock_guard lock(parts.mutex);
+  check(parts.loaded, "step", "the model has no tables yet: call set_tables first");
+  check(parts.in_flight.size() < kMaxInFlight, "step", "expected at most ", kMaxInFlight,
+        " steps in flight");
+  check_placeholders(request, parts.num_sampled);
+  lower_into(parts.step, request, shape_, limits_, {parts.machine.num_sms()});
+  const size_t rows = parts.step.logit_rows.size();
+  parts.num_sampled = 0;  // a launch that fails leaves nothing that a placeholder may stand for
+  const uint32_t slot = parts.machine.upload(parts.step);
+  parts.machine.launch(/*fetch=*/true);
+  parts.num_sampled = rows;
+  parts.in_flight.push_back(
+      {parts.num_submitted, slot, static_cast<uint32_t>(rows), parts.step.num_wanted_logits});
+  return parts.num_submitted++;
+}
+
+StepOutputs CudaModel::collect(uint64_t number) {
+  Parts& parts = *parts_;
+  InFlight flight{};
+  {
+    const std::lock_guard lock(parts.mutex);
+    check(!parts.collecting, "collect", "another thread is collecting a step");
+    check(!parts.in_flight.empty() && parts.in_flight.front().number == number, "collect", "step ",
+          number, " is not the oldest one in flight");
+    flight = parts.in_flight.front();
+    parts.collecting = true;
+  }
+  // Unlocked: the next step is submitted meanwhile.
+  const auto wait = [&] {
+    try {
+      parts.machine.wait_until_ended(flight.slot);
+      return std::exception_ptr();
+    } catch (...) {
+      return std::current_exception();
+    }
+  };
+  const std::exception_ptr device_error = wait();
+  const std::lock_guard lock(parts.mutex);
+  parts.collecting = false;
+  try {
+    if (device_error != nullptr) {
+      std::rethrow_exception(device_error);
+    }
+    parts.machine.check_ended(flight.slot);
+  } catch (...) {
+    parts.in_flight.clear();
+    parts.num_sampled = 0;
+    throw;
+  }
+  parts.in_flight.pop_front();
+  parts.collected_slot = flight.slot;
+  return parts.results(flight);
+}
+
+StepOutputs CudaModel::Parts::results(const InFlight& flight) const {
+  StepOutputs out;
+  out.tokens.resize(flight.num_rows);
+  out.logprobs.resize(flight.num_rows);
+  const SampledToken* const sampled = machine.sampled(flight.slot);
+  for (uint32_t row = 0; row < flight.num_rows; ++row) {
+    out.tokens[row] = sampled[row].token;
+    out.logprobs[row] = sampled[row].logprob;
+  }
+  const uint32_t vocab = machine.shape().vocab;
+  out.logits.resize(size_t{flight.num_wanted_logits} * vocab);
+  for (uint32_t i = 0; i < flight.num_wanted_logits; ++i) {
+    std::copy_n(machine.logits(flight.slot) + size_t{i} * machine.logits_cols(), vocab,
+                out.logits.data() + size_t{i} * vocab);
+  }
+  return out;
+}
+
+float CudaModel::elapsed_ms() const {
+  const std::lock_guard lock(parts_->mutex);
+  return parts_->machine.elapsed_ms(parts_->collected_slot);
+}
+
+std::vector<TraceEvent> CudaModel::events() {
+  const std::lock_guard lock(parts_->mutex);
+  return parts_->machine.events();
+}
+
+std::vector<std::string> CudaModel::verify(const StepRequest& request) const {
+  const LoweredStep step = lower(request, shape_, limits_, {num_sms()});
+  std::vector<std::string> out;
+  for (const Problem& problem : terrazzo::verify(step, shape_, limits_)) {
+    out.push_back(problem.text);
+  }
+  return out;
+}
+
+}  // namespace terrazzo::cuda

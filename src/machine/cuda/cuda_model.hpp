@@ -1,0 +1,71 @@
+// A model on the CUDA machine: weights, tables, and steps from request to sampled tokens. Needs no
+// CUDA header; no_cuda.cpp stands in for it where it is not built.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lower/step_request.hpp"
+#include "machine/packed_model.hpp"
+#include "machine/step_outputs.hpp"
+#include "terrazzo/core/trace_event.hpp"
+
+namespace terrazzo::cuda {
+
+struct CudaModelOptions {
+  uint32_t num_sms = 0;  // 0: all of the device but `reserve_sms`
+  uint32_t reserve_sms = 0;
+  uint64_t watchdog_ns = 10'000'000'000;
+  uint64_t stream = 0;        // handle of the stream that runs the steps; 0: one of its own
+  uint32_t trace_events = 0;  // most events kept of a step; 0: no trace
+};
+
+/// One GPU. Steps run in order of submission. One thread may submit while another collects.
+class CudaModel {
+ public:
+  static constexpr uint32_t kMaxInFlight = 2;
+
+  CudaModel(const ModelShape& shape, const StepLimits& limits, const CudaModelOptions& options);
+  CudaModel(const CudaModel&) = delete;
+  CudaModel& operator=(const CudaModel&) = delete;
+  ~CudaModel();
+
+  const ModelShape& shape() const { return shape_; }
+  const StepLimits& limits() const { return limits_; }
+  uint32_t num_sms() const;
+  void set_watchdog_ns(uint64_t limit);
+
+  /// As PackedModel::pack_rows, straight into the device's memory; threads may call it at once for
+  /// different rows.
+  void pack_rows(const RowMove& move, const SourceMatrix& source);
+
+  /// The last part of loading. embedding: [vocab, hidden]; final_norm: [hidden]; rope:
+  /// [max_position, head_dim].
+  void set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
+                  std::span<const float> rope);
+
+  /// Prepares and queues a step and gives its number. Throws `Error` if it is refused or
+  /// kMaxInFlight steps wait to be collected; then nothing is queued.
+  uint64_t submit(const StepRequest& request);
+
+  /// Waits for step `number`, the oldest one not collected. Throws MachineError if the launch
+  /// failed: then all steps in flight are void, and the model can be used again.
+  StepOutputs collect(uint64_t number);
+
+  /// Time on the device of the step collected last, in ms.
+  float elapsed_ms() const;
+  /// Events of the last step, in any order.
+  std::vector<TraceEvent> events();
+  std::vector<std::string> verify(const StepRequest& request) const;
+
+ private:
+  struct Parts;
+
+  ModelShape shape_;
+  StepLimits limits_;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace terrazzo::cuda

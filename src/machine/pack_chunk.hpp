@@ -1,0 +1,63 @@
+// The one place that says how a checkpoint's row becomes part of a tiled matrix; host code and a
+// kernel run it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "terrazzo/vm/params.hpp"
+
+namespace terrazzo {
+
+/// Rows on their way from a source into a layer's matrix.
+struct RowBlock {
+  WeightView matrix;
+  uint32_t layer;
+  uint32_t rows;               // that move
+  uint32_t cols;               // of the source
+  const bf16* values;          // the source, [*, cols] row-major
+  const int32_t* source_rows;  // [rows] of `values`
+  const int32_t* target_rows;  // [rows] output rows of the matrix
+  const float* scale;          // [cols] factor of a column, or null
+
+  constexpr TERRAZZO_FN uint32_t chunks_per_row() const {
+    return ceil_div(cols, kPanelCols) * (kPanelCols / kChunkElems);
+  }
+};
+
+/// Moves 8 columns of the `index`-th row, each value times its column's factor (fp32, rounded
+/// once). Columns that the source lacks become zeros.
+TERRAZZO_GROUP_FN void pack_chunk(const RowBlock& block, uint32_t index, uint32_t chunk) {
+  const auto output = static_cast<uint32_t>(block.target_rows[index]);
+  const uint32_t first = chunk * kChunkElems;
+  const bf16* const source =
+      block.values + static_cast<uint64_t>(block.source_rows[index]) * block.cols + first;
+  alignas(kChunkBytes) bf16 line[kChunkElems] = {};
+  if (first + kChunkElems <= block.cols) {
+    if (reinterpret_cast<uintptr_t>(source) % kChunkBytes == 0) {
+      std::memcpy(line, __builtin_assume_aligned(source, kChunkBytes), kChunkBytes);
+    } else {
+      std::memcpy(line, source, kChunkBytes);
+    }
+    if (block.scale != nullptr) {
+      for (uint32_t i = 0; i < kChunkElems; ++i) {
+        line[i] = to_bf16(to_float(line[i]) * block.scale[first + i]);
+      }
+    }
+  } else {
+    for (uint32_t i = 0; i < kChunkElems; ++i) {
+      if (first + i < block.cols) {
+        line[i] = block.scale == nullptr ? source[i]
+                                         : to_bf16(to_float(source[i]) * block.scale[first + i]);
+      }
+    }
+  }
+  std::byte* const tile =
+      const_cast<std::byte*>(block.matrix.at(block.layer, output / kPanelCols, first / kPanelCols));
+  std::byte* const place =
+      tile + chunk_offset(output % kPanelCols, chunk % (kPanelCols / kChunkElems));
+  std::memcpy(__builtin_assume_aligned(place, kChunkBytes), line, kChunkBytes);
+}
+
+}  // namespace terrazzo

@@ -1,0 +1,221 @@
+// The CUDA model's host code on a runtime whose streams are late: steps in flight give what the
+// host machine gives, a failed launch leaves no trace, and memory is what was promised.
+#include <cmath>
+#include <deque>
+#include <numeric>
+#include <vector>
+
+#include "check.hpp"
+#include "cuda/fake_runtime.hpp"
+#include "host/model.hpp"
+#include "host/traffic.hpp"
+#include "machine/cuda/cuda_model.hpp"
+#include "machine/host/host_model.hpp"
+#include "machine/machine_error.hpp"
+
+namespace terrazzo {
+namespace {
+
+using cuda::CudaModel;
+using host::HostModel;
+using testing::Random;
+using testing::StepArrays;
+
+constexpr StepLimits kLimits{.max_rows = 320,
+                             .max_sequences = 24,
+                             .max_position = 640,
+                             .num_pages = 96,
+                             .max_logit_rows = 24,
+                             .max_partials = 256};
+constexpr uint64_t kSeeds = 12;
+constexpr int kSteps = 30;
+
+/// Loads the same random weights into both models.
+void load(HostModel& host, CudaModel& gpu, uint64_t seed) {
+  const ModelShape& shape = host.shape();
+  std::mt19937_64 random(seed);
+  const auto matrix = [&](uint64_t rows, uint64_t cols) {
+    const float scale = std::sqrt(3.0F / static_cast<float>(cols));
+    std::vector<bf16> values(rows * cols);
+    for (bf16& value : values) {
+      value = to_bf16(scale * static_cast<float>(static_cast<int32_t>(random())) * 0x1p-31F);
+    }
+    return values;
+  };
+  const uint32_t cols[kNumMatrices] = {shape.hidden, shape.attention_panels() * kPanelCols,
+                                       shape.hidden, shape.intermediate, shape.hidden};
+  const uint32_t rows[kNumMatrices] = {shape.qkv_panels() * kPanelCols, shape.hidden,
+                                       shape.gate_up_panels() * kPanelCols, shape.hidden,
+                                       shape.vocab};
+  for (uint32_t i = 0; i < kNumMatrices; ++i) {
+    const auto which = static_cast<Matrix>(i);
+    std::vector<int32_t> order(rows[i]);
+    std::iota(order.begin(), order.end(), 0);
+    for (uint32_t layer = 0; layer < matrix_layers(shape, which); ++layer) {
+      std::vector<float> scale(i % 2 == 0 ? cols[i] : 0, 1.25F);
+      const std::vector<bf16> values = matrix(rows[i], cols[i]);
+      const SourceMatrix source{values.data(), rows[i], cols[i]};
+      host.weights(0).pack_rows(which, layer, order, source, order, scale);
+      gpu.pack_rows({which, layer, order, order, scale}, source);
+    }
+  }
+  const std::vector<bf16> embedding = matrix(shape.vocab, shape.hidden);
+  const std::vector<bf16> norm(shape.hidden, to_bf16(1.0F));
+  std::vector<float> rope;
+  for (uint32_t i = 0; i < kLimits.max_position * shape.head_dim; ++i) {
+    rope.push_back(std::cos(static_cast<float>(i)));
+  }
+  const SourceMatrix source{embedding.data(), shape.vocab, shape.hidden};
+  host.set_tables(source, norm, rope);
+  gpu.set_tables(source, norm, rope);
+}
+
+struct Pair {
+  explicit Pair(uint64_t seed)
+      : random(seed),
+        shape(testing::tiny_shape(random, 1)),
+        host(shape, kLimits, {.num_sms = 2, .num_threads = 1}),
+        gpu(shape, kLimits, {}) {
+    load(host, gpu, seed);
+  }
+
+  Random random;
+  ModelShape shape;
+  HostModel host;
+  CudaModel gpu;
+};
+
+bool equal(const StepOutputs& a, const StepOutputs& b) {
+  return a.tokens == b.tokens && a.logprobs == b.logprobs && a.logits == b.logits;
+}
+
+TERRAZZO_TEST(steps_in_flight_give_what_the_host_gives) {
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    testing::seed_fake_runtime(seed);
+    Pair pair(seed);
+    testing::Traffic traffic(seed, pair.shape, kLimits, 12, 200);
+    std::deque<std::pair<uint64_t, StepOutputs>> expected;
+    int different = 0;
+    const auto collect = [&] {
+      const auto [number, outputs] = expected.front();
+      expected.pop_front();
+      different += equal(pair.gpu.collect(number), outputs) ? 0 : 1;
+    };
+    for (int i = 0; i < kSteps; ++i) {
+      const StepArrays arrays = traffic.next();
+      const StepOutputs outputs = pair.host.step(arrays.request());
+      if (expected.size() == CudaModel::kMaxInFlight) {
+        collect();
+      }
+      expected.emplace_back(pair.gpu.submit(arrays.request()), outputs);
+      if (pair.random.chance(0.2)) {  // now and then the engine has nothing to prepare
+        collect();
+      }
+    }
+    while (!expected.empty()) {
+      collect();
+    }
+    CHECK_EQ(different, 0);
+  }
+}
+
+/// A step of `rows` prompt tokens on the first pages; the last row is sampled.
+StepArrays prompt(int32_t rows) {
+  StepArrays arrays;
+  arrays.add_sequence(rows, 0);
+  arrays.assign_pages(testing::ascending_pages(kLimits.num_pages));
+  arrays.add_logit_row(rows - 1, 0.0F, 0, true);
+  return arrays;
+}
+
+TERRAZZO_TEST(a_failed_launch_voids_what_follows_and_no_more) {
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    testing::seed_fake_runtime(seed);
+    Pair pair(seed);
+    const StepArrays arrays = prompt(100);
+    const StepOutputs expected = pair.host.step(arrays.request());
+    StepArrays next = prompt(1);
+    next.token_ids[0] = -1;
+    const uint32_t aborted = testing::aborted_launches();
+    CHECK(equal(pair.gpu.collect(pair.gpu.submit(arrays.request())), expected));
+    testing::fail_next_launch();
+    const uint64_t first = pair.gpu.submit(arrays.request());
+    const uint64_t second = pair.gpu.submit(next.request());
+    CHECK_THROWS(pair.gpu.collect(first),
+                 "[watchdog] gpu 0 sm 1 loader in embed (layer -1, position 0) waits for a "
+                 "counter 64 (KV[0] of block 0): seen 0, wanted 4");
+    CHECK_EQ(testing::aborted_launches(), aborted + 1);
+    CHECK_THROWS(pair.gpu.collect(second), "is not the oldest one in flight");
+    CHECK_THROWS(pair.gpu.submit(next.request()), "but it sampled 0 rows");
+    for (int i = 0; i < 4; ++i) {
+      CHECK(equal(pair.gpu.collect(pair.gpu.submit(arrays.request())), expected));
+    }
+  }
+}
+
+/// The step before a failed one has its results, though it is collected after the failure.
+TERRAZZO_TEST(a_failed_launch_does_not_take_the_one_before_with_it) {
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    testing::seed_fake_runtime(seed);
+    Pair pair(seed);
+    const StepArrays arrays = prompt(70);
+    const StepOutputs expected = pair.host.step(arrays.request());
+    const uint64_t first = pair.gpu.submit(arrays.request());
+    pair.gpu.events();  // waits: the first has ended
+    testing::fail_next_launch();
+    const uint64_t second = pair.gpu.submit(arrays.request());
+    pair.gpu.events();
+    CHECK(equal(pair.gpu.collect(first), expected));
+    CHECK_THROWS(pair.gpu.collect(second), "[watchdog]");
+    CHECK(equal(pair.gpu.collect(pair.gpu.submit(arrays.request())), expected));
+  }
+}
+
+TERRAZZO_TEST(a_refused_step_queues_nothing) {
+  Pair pair(3);
+  const StepArrays arrays = prompt(70);
+  const StepOutputs expected = pair.host.step(arrays.request());
+  StepArrays bad = prompt(70);
+  bad.page_ids[0] = static_cast<int32_t>(kLimits.num_pages);
+  CHECK_THROWS(pair.gpu.submit(bad.request()), "page_ids[0]: expected a page in [0, 96), got 96");
+  const uint64_t first = pair.gpu.submit(arrays.request());
+  const uint64_t second = pair.gpu.submit(arrays.request());
+  CHECK_THROWS(pair.gpu.submit(arrays.request()), "expected at most 2 steps in flight");
+  CHECK_THROWS(pair.gpu.collect(second), "is not the oldest one in flight");
+  CHECK(equal(pair.gpu.collect(first), expected));
+  CHECK(equal(pair.gpu.collect(second), expected));
+  CHECK_THROWS(pair.gpu.collect(second), "is not the oldest one in flight");
+}
+
+TERRAZZO_TEST(sms_and_shapes_that_the_device_has_not) {
+  Random random(1);
+  const ModelShape shape = testing::tiny_shape(random, 1);
+  CHECK_EQ(CudaModel(shape, kLimits, {}).num_sms(), 4u);
+  CHECK_EQ(CudaModel(shape, kLimits, {.reserve_sms = 3}).num_sms(), 1u);
+  CHECK_EQ(CudaModel(shape, kLimits, {.num_sms = 2}).num_sms(), 2u);
+  CHECK_THROWS(CudaModel(shape, kLimits, {.num_sms = 5}), "expected at most 4 SMs, got 5");
+  CHECK_THROWS(CudaModel(shape, kLimits, {.num_sms = 4, .reserve_sms = 1}), "at most 3 SMs, got 4");
+  CHECK_THROWS(CudaModel(shape, kLimits, {.reserve_sms = 4}), "below the device's 4 SMs, got 4");
+  ModelShape wide = shape;
+  wide.num_kv_heads = 1;
+  wide.num_heads = 17;
+  CHECK_THROWS(CudaModel(wide, kLimits, {}), "at most 16 query heads a KV head, got 17");
+  CHECK_THROWS(CudaModel(shape, kLimits, {}).submit(prompt(3).request()), "no tables yet");
+}
+
+TERRAZZO_TEST(memory_is_as_announced_and_comes_back) {
+  const uint64_t before = testing::fake_device_bytes();
+  {
+    Pair pair(5);
+    const uint64_t used = testing::fake_device_bytes() - before;
+    const uint64_t announced = weight_bytes(pair.shape, kLimits.max_position) +
+                               heap_layout(pair.shape, kLimits).total_bytes;
+    CHECK(used >= announced);
+    CHECK(used < announced + (4u << 20));  // programs; the buffers of loading are gone
+  }
+  CHECK_EQ(testing::fake_device_bytes(), before);
+  CHECK_EQ(testing::fake_pinned_bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace terrazzo

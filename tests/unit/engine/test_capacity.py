@@ -1,0 +1,68 @@
+"""How many KV pages are chosen for a memory, and the limits that go with them."""
+
+from __future__ import annotations
+
+import pytest
+from unit.engine.random_checkpoint import small_config
+
+pytest.importorskip("terrazzo._core", reason="needs the compiled extension")
+
+from terrazzo.capacity import GIB, Capacity, kv_page_bytes, memory_budget, model_shape
+
+CONFIG = small_config()
+CAPACITY = Capacity(
+    config=CONFIG,
+    max_batch_tokens=256,
+    max_sequences=16,
+    max_model_len=4096,
+    max_logit_rows=16,
+    split_tokens=128,
+)
+SHAPE = model_shape(CONFIG, 1, CAPACITY.split_tokens)
+
+
+@pytest.mark.parametrize("num_pages", [1, 2, 63, 64, 1000])
+def test_pages_fill_the_memory(num_pages: int) -> None:
+    """Exactly: a byte less has room for a page less."""
+    needed = CAPACITY.device_bytes(SHAPE, num_pages)
+    page = kv_page_bytes(CONFIG)
+    assert CAPACITY.pages_that_fit(SHAPE, needed) == num_pages
+    assert CAPACITY.pages_that_fit(SHAPE, needed + page // 2) == num_pages
+    if num_pages > 1:
+        assert CAPACITY.pages_that_fit(SHAPE, needed - 1) == num_pages - 1
+
+
+def test_a_model_that_does_not_fit() -> None:
+    needed = CAPACITY.device_bytes(SHAPE, 1)
+    with pytest.raises(ValueError, match=r"the model takes .* GiB .* may use 0\.0 GiB"):
+        CAPACITY.pages_that_fit(SHAPE, needed - 1)
+    with pytest.raises(ValueError, match="may use 0"):
+        CAPACITY.pages_that_fit(SHAPE, -5)
+
+
+def test_weights_and_pages_are_counted() -> None:
+    """The bytes of a model are at least those of its tensors, and a page more is a page more."""
+    weights = 2 * (
+        2 * CONFIG.vocab_size * CONFIG.hidden_size
+        + CONFIG.num_layers * 3 * CONFIG.hidden_size * CONFIG.intermediate_size
+        + CONFIG.num_layers * 2 * CONFIG.hidden_size * CONFIG.num_heads * CONFIG.head_dim
+    )
+    one = CAPACITY.device_bytes(SHAPE, 1)
+    assert one > weights
+    grown = CAPACITY.device_bytes(SHAPE, 101) - one
+    assert 100 * kv_page_bytes(CONFIG) <= grown
+
+
+def test_parts_of_attention_are_bounded_by_the_pool() -> None:
+    # 16 sequences; 2 pages hold one span of 128 tokens, the longest sequence has 32 spans.
+    assert CAPACITY.limits(2).max_partials == (1 + 16) * CONFIG.num_kv_heads
+    assert CAPACITY.limits(10**6).max_partials == 16 * 32 * CONFIG.num_kv_heads
+
+
+def test_budget() -> None:
+    assert memory_budget(70 * GIB, 80 * GIB, 0.9) == 70 * GIB - int(80 * GIB * (1.0 - 0.9))
+    assert memory_budget(5, 80, 1.0) == 5
+    assert memory_budget(5, 80, 0.5) == -35
+    for utilization in (0.0, -1.0, 1.01, float("nan")):
+        with pytest.raises(ValueError, match="gpu_memory_utilization"):
+            memory_budget(5, 80, utilization)
