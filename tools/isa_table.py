@@ -92,7 +92,7 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
         computes="The embeddings of the rows' tokens, and the sum of squares of each row and "
         "panel. A negative token in the row table names a logit row of the step before.",
         stream="one slot a panel: the rows' 128-byte pieces in row order, not swizzled",
-        signals=(Edge("kX", _ROW_BLOCK, "by the number of hidden panels; this GPU"),),
+        signals=(Edge("kX", _ROW_BLOCK, "by its panels; this GPU"),),
         reads=(Place("kSampled", THIS_GPU, "the rows that the row table names"),),
         writes=(
             Place("kX", THIS_GPU, _ALL_PANELS),
@@ -299,8 +299,7 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
         unit="compact block: 128 rows that need logits; on every GPU",
         operands="gather",
         computes="Those rows side by side, each times its `rstd` and the final norm's weight.",
-        stream="slots with the rows' sums of squares (groups of 4 floats, the smallest copy), "
-        "then one slot a hidden panel",
+        stream="one slot a panel: the rows' 128-byte pieces; their sums of squares are read in place",
         waits=(
             Edge(
                 "kX",
@@ -308,7 +307,7 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
                 "the rows are complete",
             ),
         ),
-        signals=(Edge("kXg", "the compact block", "by 1; this GPU"),),
+        signals=(Edge("kXg", "the compact block", "by its panels; this GPU"),),
         reads=(
             Place("kX", THIS_GPU, "the rows, all panels"),
             Place("kSumSqX", THIS_GPU, _SUMS),

@@ -163,8 +163,8 @@ class Walk {
               static_cast<uint64_t>(-(token + 1)) * sizeof(SampledToken), sizeof(SampledToken));
       }
     }
-    residual(gpu_, Buffer::kX, Buffer::kSumSqX, kWrite, args.row_block, args.rows, 0,
-             shape_.hidden_panels());
+    residual(gpu_, Buffer::kX, Buffer::kSumSqX, kWrite, args.row_block, args.rows,
+             args.first_panel, args.panels);
   }
 
   void qkv_rope_append(const GemmArgs& args) {
@@ -308,10 +308,15 @@ class Walk {
     const uint32_t hidden = shape_.hidden_panels();
     const LogitInfo* logit_rows = tables_.logit_rows + args.compact_block * kRowBlock;
     // Panel by panel: neighbouring rows of a panel are one range. Sums come in groups of rows.
-    for (const auto& [buffer, bytes, group] :
-         {std::tuple<Buffer, uint64_t, uint32_t>{Buffer::kX, kRowBytes, 1},
-          {Buffer::kSumSqX, sizeof(float), kVectorRows}}) {
-      for (uint32_t panel = 0; panel < hidden; ++panel) {
+    struct Part {
+      Buffer buffer;
+      uint64_t bytes;
+      uint32_t group, first, panels;
+    };
+    for (const auto& [buffer, bytes, group, first, panels] :
+         {Part{Buffer::kX, kRowBytes, 1, args.first_panel, args.panels},
+          Part{Buffer::kSumSqX, sizeof(float), kVectorRows, 0, hidden}}) {
+      for (uint32_t panel = first; panel < first + panels; ++panel) {
         for (uint32_t i = 0; i < args.rows; ++i) {
           const uint32_t row = logit_rows[i].row / group * group;
           if (i > 0 && row == logit_rows[i - 1].row / group * group) {
@@ -322,8 +327,8 @@ class Walk {
         }
       }
     }
-    tiles(gpu_, Buffer::kCompact, kWrite, uint64_t{args.compact_block} * hidden, hidden, 0,
-          args.rows);
+    tiles(gpu_, Buffer::kCompact, kWrite,
+          uint64_t{args.compact_block} * hidden + args.first_panel, args.panels, 0, args.rows);
   }
 
   void lm_head(const GemmArgs& args) {

@@ -125,6 +125,14 @@ class Lowering {
     }
   }
 
+  /// Calls body(first panel, panels) for the hidden columns, up to 256 at a time.
+  template <class Body>
+  void for_each_panels(const Body& body) const {
+    for (uint32_t panel = 0; panel < shape_.hidden_panels(); panel += kPanelsPerColTile) {
+      body(panel, std::min(kPanelsPerColTile, shape_.hidden_panels() - panel));
+    }
+  }
+
   Instruction& emit_gemm(Opcode opcode, uint32_t block, uint32_t rows, uint32_t panel,
                          uint32_t panels, uint32_t k_panels) {
     Instruction& instruction = emitter_.emit(opcode, rows <= kSmallRows ? kSmallTokens : 0);
@@ -134,9 +142,11 @@ class Lowering {
 
   void embed() {
     for (uint32_t block = 0; block < row_blocks_; ++block) {
-      Instruction& instruction = emitter_.emit(Opcode::kEmbed);
-      instruction.args.embed = {block, rows_of(block)};
-      emitter_.signal(instruction, counter(kX, block), shape_.hidden_panels(), emitter_.own());
+      for_each_panels([&](uint32_t panel, uint32_t panels) {
+        Instruction& instruction = emitter_.emit(Opcode::kEmbed);
+        instruction.args.embed = {block, rows_of(block), panel, panels};
+        emitter_.signal(instruction, counter(kX, block), panels, emitter_.own());
+      });
     }
   }
 
@@ -203,7 +213,7 @@ class Lowering {
       const bool whole = unit.split_row == kNotSplit;
       Instruction& instruction = emitter_.emit(Opcode::kAttendDecode, whole ? 0 : kPartial);
       instruction.args.attend_decode = {unit.row,         unit.rows,       kv_head,
-                                        unit.split_begin, unit.num_splits, 0};
+                                        unit.split_begin, unit.num_splits, 0, unit.pages};
       emitter_.wait(instruction, counters_.kv(kv_head, block));
       int32_t done = counter(kAttn, block);
       if (!whole) {
@@ -295,10 +305,12 @@ class Lowering {
       const LogitInfo* logit_rows = &step_.logit_rows[block * kRowBlock];
       const uint32_t first = logit_rows[0].row / kRowBlock;
       const uint32_t last = logit_rows[rows - 1].row / kRowBlock;
-      Instruction& instruction = emitter_.emit(Opcode::kGatherNorm);
-      instruction.args.gather = {block, rows};
-      emitter_.wait(instruction, previous(kX, first), last - first + 1);
-      emitter_.signal(instruction, counter(kXg, block), 1, emitter_.own());
+      for_each_panels([&](uint32_t panel, uint32_t panels) {
+        Instruction& instruction = emitter_.emit(Opcode::kGatherNorm);
+        instruction.args.gather = {block, rows, panel, panels};
+        emitter_.wait(instruction, previous(kX, first), last - first + 1);
+        emitter_.signal(instruction, counter(kXg, block), panels, emitter_.own());
+      });
     }
   }
 

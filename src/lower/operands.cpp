@@ -75,6 +75,7 @@ class OperandCheck {
         break;
       case Opcode::kEmbed:
         rows_of_block(args.embed.row_block, args.embed.rows, num_rows());
+        panels_of(args.embed.first_panel, args.embed.panels, shape_.hidden_panels());
         break;
       case Opcode::kQkvRopeAppend:
         gemm(args.gemm, num_rows(), shape_.qkv_panels(), shape_.hidden_panels());
@@ -112,6 +113,7 @@ class OperandCheck {
         break;
       case Opcode::kGatherNorm:
         rows_of_block(args.gather.compact_block, args.gather.rows, num_compact_rows());
+        panels_of(args.gather.first_panel, args.gather.panels, shape_.hidden_panels());
         break;
       case Opcode::kLmHead:
         lm_head(args.gemm);
@@ -204,6 +206,20 @@ class OperandCheck {
     expect_.between("end partial slot", first + count, 0, limits_.max_partials);
   }
 
+  /// Pages of all its rows.
+  uint64_t decode_pages(const AttendDecodeArgs& args) const {
+    const uint64_t pages_per_split = shape_.split_tokens / kPageTokens;
+    uint64_t total = 0;
+    for (uint32_t row = args.row; row < args.row + args.rows; ++row) {
+      const uint64_t pages = ceil_div(step_.rows[row].position + 1, kPageTokens);
+      const uint64_t begin = std::min(args.split_begin * pages_per_split, pages);
+      const uint64_t end =
+          std::min((uint64_t{args.split_begin} + args.num_splits) * pages_per_split, pages);
+      total += end - begin;
+    }
+    return total;
+  }
+
   void attend_decode(const AttendDecodeArgs& args, bool partial) {
     constexpr uint32_t kMaxRows = 16;
     expect_.between("rows", args.rows, 1, kMaxRows);
@@ -219,6 +235,7 @@ class OperandCheck {
       expect_.equal("decode rows", step_.rows[row].flags & kDecodeRow, kDecodeRow);
       splits = std::max(splits, splits_of(row));
     }
+    expect_.equal("pages", args.pages, decode_pages(args));
     if (!partial) {
       expect_.equal("split_begin", args.split_begin, 0);
       expect_.equal("num_splits", args.num_splits, splits);

@@ -317,5 +317,35 @@ TERRAZZO_TEST(broken_cursors_are_caught) {
   CHECK((is_caught<ShortSkipCursor, ShortSkipCursor>()));
 }
 
+TERRAZZO_TEST(runs_of_slots_are_as_many_single_ones) {
+  std::mt19937_64 random(11);
+  RingCursor single;
+  RingCursor run;
+  for (int instruction = 0; instruction < 20000; ++instruction) {
+    const auto pins = static_cast<uint32_t>(random() % (kMaxPins + 1));
+    const SlotPlan plan{pins, 0, pins == 0 && random() % 2 == 0 ? 3U : 1U};
+    single.begin(plan);
+    run.begin(plan);
+    for (uint32_t i = 0; i < pins; ++i) {
+      single.pin();
+      run.pin();
+    }
+    for (auto runs = random() % 5; runs > 0; --runs) {
+      const auto count = static_cast<uint32_t>(random() % (kNumSlots - pins + 1));
+      for (uint32_t i = 0; i < count; ++i) {
+        const SlotUse seen = run.peek(i);
+        const SlotUse wanted = single.next();
+        CHECK_EQ(seen.slot, wanted.slot);
+        CHECK_EQ(seen.phase, wanted.phase);
+      }
+      run.skip(count);
+      CHECK_EQ(run.phases(), single.phases());
+      if (count != 0) {
+        CHECK_EQ(run.slot(), single.slot());
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace terrazzo

@@ -95,9 +95,9 @@ std::vector<bf16> twin_gather(const GatherCase& test) {
   std::memset(stage.tile, 0, kStageBytes);
   host::RowVector factors;
   clear(factors);
-  std::memcpy(slot.data, test.sums.data(), test.sums.size() * sizeof(float));
-  add_gathered_lines(factors, slot, test.lines, test.slot_rows, test.first_row, test.rows,
-                     [&](uint32_t row) { return source(row) % 4; });
+  add_values(factors, test.rows, test.lines, [&](uint32_t line, uint32_t row) {
+    return test.sums[4 * (line * test.slot_rows + test.first_row + row) + source(row) % 4];
+  });
   rstd(factors, test.hidden, test.eps, test.rows);
   std::memcpy(slot.data, test.tile.data(), test.tile.size() * sizeof(bf16));
   host::Panel panel;

@@ -65,6 +65,8 @@ struct GemmArgs {
 struct EmbedArgs {
   uint32_t row_block;
   uint32_t rows;
+  uint32_t first_panel;  // of the hidden columns
+  uint32_t panels;       // 1 to 4
 };
 
 /// One query head, rows [row_begin, row_begin + rows) of a row block, all of one sequence.
@@ -87,6 +89,7 @@ struct AttendDecodeArgs {
   uint32_t split_begin;
   uint32_t num_splits;
   uint32_t partial_slot;  // kPartial: first slot of the scratch (one a row and split)
+  uint32_t pages;         // of all rows together
 };
 
 /// Combines `num_splits` partial results of one row and KV head group.
@@ -107,6 +110,8 @@ struct ReduceArgs {
 struct GatherArgs {
   uint32_t compact_block;  // 128 compact rows
   uint32_t rows;
+  uint32_t first_panel;  // of the hidden columns
+  uint32_t panels;       // 1 to 4
 };
 
 struct SampleArgs {

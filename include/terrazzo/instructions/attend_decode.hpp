@@ -40,12 +40,7 @@ struct AttendDecode {
   static TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                           const StepParams& params) {
     const AttendDecodeArgs& args = instruction.args.attend_decode;
-    uint32_t stream = args.rows;
-    for (uint32_t i = 0; i < args.rows; ++i) {
-      const PageRange pages = pages_of(params, args, args.row + i);
-      stream += (pages.end - pages.begin) * slots_per_page(params.shape);
-    }
-    return {1, stream, 1};
+    return {1, args.rows + args.pages * slots_per_page(params.shape), 1};
   }
 
   /// Pages of row `i` of the instruction; none if it has no such row.
@@ -54,45 +49,71 @@ struct AttendDecode {
     return i < args.rows ? pages_of(params, args, args.row + i) : PageRange{0, 0};
   }
 
+  /// A row's pages as the loader needs them; a row past the last has none.
+  struct RowPages {
+    const uint32_t* ids;  // of page `begin` and on
+    uint32_t begin;
+    uint32_t count;
+    uint32_t context;
+
+    TERRAZZO_GROUP_FN RowPages(const StepParams& params, const AttendDecodeArgs& args, uint32_t i) {
+      const PageRange pages = pages_of_index(params, args, i);
+      begin = pages.begin;
+      count = pages.end - pages.begin;
+      context = count == 0 ? 0 : context_of(params, args.row + i);
+      ids = count == 0 ? nullptr
+                       : params.tables.page_ids +
+                             params.tables.rows[args.row + i].page_table_offset + begin;
+    }
+  };
+
+  /// One of the pages of two rows that are streamed together.
+  struct RowPage {
+    bool of_first;
+    uint32_t index;
+  };
+
   template <class M>
   static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const AttendDecodeArgs& args = loader.instruction().args.attend_decode;
     const StepParams& params = loader.params;
     const ModelShape& shape = params.shape;
     const uint32_t head_bytes = shape.padded_group() * kRowBytes;
+    const uint32_t group_bytes = shape.group() * kRowBytes;
+    const uint32_t half = half_rows(args);
     loader.wait_all();
     loader.fill_pin(0);
-    const auto load_row = [&](uint32_t i) TERRAZZO_LAMBDA {
-      const auto slot = loader.fill(shape.head_panels() * shape.group() * kRowBytes);
-      for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
-        loader.copy(slot, panel * head_bytes,
-                    q_decode_address(params, args.row + i, args.kv_head, panel),
-                    shape.group() * kRowBytes);
-      }
-    };
-    const auto load_page_of = [&](uint32_t i, const PageRange& pages,
-                                  uint32_t page) TERRAZZO_LAMBDA {
-      if (page >= pages.begin && page < pages.end) {
-        const RowInfo& row = params.tables.rows[args.row + i];
-        load_page(loader, params.tables.page_ids[row.page_table_offset + page], args.kv_head,
-                  page_tokens(context_of(params, args.row + i), page));
-      }
-    };
-    const uint32_t half = half_rows(args);
     for (uint32_t i = 0; i < half; ++i) {
-      load_row(i);
-      if (half + i < args.rows) {
-        load_row(half + i);
-      }
-      const PageRange first = pages_of_index(params, args, i);
-      const PageRange second = pages_of_index(params, args, half + i);
-      const uint32_t begin =
-          second.begin < second.end && second.begin < first.begin ? second.begin : first.begin;
-      const uint32_t end = second.end > first.end ? second.end : first.end;
-      for (uint32_t page = begin; page < end; ++page) {
-        load_page_of(i, first, page);
-        load_page_of(half + i, second, page);
-      }
+      const bool paired = half + i < args.rows;
+      loader.fill_run(
+          paired ? 2 : 1, shape.head_panels(),
+          [&](uint32_t) TERRAZZO_LAMBDA { return shape.head_panels() * group_bytes; },
+          [&](uint32_t which, uint32_t panel) TERRAZZO_LAMBDA {
+            return SlotPiece{panel * head_bytes,
+                             q_decode_address(params, args.row + which * half + i, args.kv_head,
+                                              panel),
+                             group_bytes};
+          });
+      const RowPages first(params, args, i);
+      const RowPages second(params, args, paired ? half + i : args.rows);
+      // In turn while both rows have pages, then the rest of the longer one.
+      const uint32_t common = first.count < second.count ? first.count : second.count;
+      const bool first_longer = first.count > second.count;
+      const auto place_of = [&](uint32_t page) TERRAZZO_LAMBDA {
+        return page < 2 * common ? RowPage{page % 2 == 0, page / 2}
+                                 : RowPage{first_longer, page - common};
+      };
+      load_pages(
+          loader, first.count + second.count, args.kv_head,
+          [&](uint32_t page) TERRAZZO_LAMBDA {
+            const RowPage place = place_of(page);
+            return (place.of_first ? first : second).ids[place.index];
+          },
+          [&](uint32_t page) TERRAZZO_LAMBDA {
+            const RowPage place = place_of(page);
+            const RowPages& row = place.of_first ? first : second;
+            return page_tokens(row.context, row.begin + place.index);
+          });
     }
   }
 
@@ -178,6 +199,7 @@ struct AttendDecode {
     for (uint32_t i = 0; i < half; ++i) {
       const uint32_t row = consumer.index() * half + i;
       const PageRange pages = pages_of_index(params, args, row);
+      const uint32_t context = row < args.rows ? context_of(params, args.row + row) : 0;
       const PageRange others = pages_of_index(params, args, (1 - consumer.index()) * half + i);
       for (uint32_t c = 0; c < kNumConsumers && c * half + i < args.rows; ++c) {
         const auto slot = consumer.use();
@@ -207,7 +229,7 @@ struct AttendDecode {
             },
             [&](const PageSlots<M>& page) TERRAZZO_LAMBDA { give_back_page(consumer, page); },
             [&](uint32_t page, uint32_t)
-                TERRAZZO_LAMBDA { return page_tokens(context_of(params, args.row + row), page); });
+                TERRAZZO_LAMBDA { return page_tokens(context, page); });
         if (partial) {
           publish_partial(consumer, part);
         } else {

@@ -48,10 +48,11 @@ struct AttendPrefill {
                   args.rows * kRowBytes);
     }
     const uint32_t tokens = last_tokens(args);
-    for (uint32_t page = 0; page < num_pages(args); ++page) {
-      load_page(loader, params.tables.page_ids[args.page_table_offset + page], args.kv_head,
-                page_tokens(tokens, page));
-    }
+    const uint32_t* const ids = params.tables.page_ids + args.page_table_offset;
+    load_pages(
+        loader, num_pages(args), args.kv_head,
+        [&](uint32_t page) TERRAZZO_LAMBDA { return ids[page]; },
+        [&](uint32_t page) TERRAZZO_LAMBDA { return page_tokens(tokens, page); });
   }
 
   template <class M>

@@ -44,42 +44,74 @@ constexpr TERRAZZO_GROUP_FN uint32_t slots_per_page(const ModelShape& shape) {
   return shape.head_panels();  // head dimension 64: K and V share a slot; 128: a slot each
 }
 
-/// Copies `tokens` rows of each panel; what is left of a V panel is filled with zeros, since a
-/// masked probability of 0 times stale bytes could be NaN.
-template <class M>
-TERRAZZO_GROUP_FN void load_page_half(Loader<M>& loader, typename M::Slot slot,
-                                      uint32_t slot_offset, uint32_t page, uint32_t kv_head,
-                                      uint32_t which, uint32_t tokens) {
+inline constexpr uint32_t kPagesPerRun = 2;
+
+/// Streams whole pages of a KV head, at most kPagesPerRun: `id_of(i)` is the i-th one's page.
+template <class M, class IdOf>
+TERRAZZO_GROUP_FN void load_whole_pages(Loader<M>& loader, uint32_t pages, uint32_t kv_head,
+                                        IdOf id_of) {
   const StepParams& params = loader.params;
-  const std::byte* const zeros = params.address(params.gpu, Buffer::kZeros, 0);
-  for (uint32_t panel = 0; panel < params.shape.head_panels(); ++panel) {
-    const uint32_t at = slot_offset + panel * kHalfPanelBytes;
-    loader.copy(slot, at, page_address(params, loader.layer(), page, kv_head, which, panel),
-                tokens * kRowBytes);
-    if (which == 1 && tokens < kPageTokens) {
-      loader.copy(slot, at + tokens * kRowBytes, zeros, (kPageTokens - tokens) * kRowBytes);
-    }
-  }
+  const uint32_t slots_each = slots_per_page(params.shape);
+  loader.fill_run(
+      pages * slots_each, 1, [](uint32_t) TERRAZZO_LAMBDA { return kSlotBytes; },
+      [&](uint32_t i, uint32_t) TERRAZZO_LAMBDA {
+        const uint32_t page = slots_each == 1 ? i : i / slots_each;
+        const std::byte* const source =
+            page_address(params, loader.layer(), id_of(page), kv_head, 0, 0);
+        return SlotPiece{0, source + (i - page * slots_each) * kSlotBytes, kSlotBytes};
+      });
 }
 
-/// Streams the first `tokens` tokens of one page of a KV head.
+/// Streams the first `tokens` tokens of a page. What is left of its V panels is filled with zeros,
+/// since a masked probability of 0 times stale bytes could be NaN.
 template <class M>
-TERRAZZO_GROUP_FN void load_page(Loader<M>& loader, uint32_t page, uint32_t kv_head,
-                                 uint32_t tokens) {
-  const ModelShape& shape = loader.params.shape;
-  const uint32_t panels = shape.head_panels();
-  const uint32_t key_bytes = panels * tokens * kRowBytes;
+TERRAZZO_GROUP_FN void load_page_part(Loader<M>& loader, uint32_t page, uint32_t kv_head,
+                                      uint32_t tokens) {
+  const StepParams& params = loader.params;
+  const uint32_t panels = params.shape.head_panels();
+  const uint32_t data_bytes = tokens * kRowBytes;
+  const uint32_t key_bytes = panels * data_bytes;
   const uint32_t value_bytes = panels * kHalfPanelBytes;
-  if (panels == 1) {
-    const auto slot = loader.fill(key_bytes + value_bytes);
-    load_page_half(loader, slot, 0, page, kv_head, 0, tokens);
-    load_page_half(loader, slot, kHalfPanelBytes, page, kv_head, 1, tokens);
-    return;
+  constexpr uint32_t kCopies = 4;  // of each of two panels the data, then the zeros
+  loader.fill_run(
+      slots_per_page(params.shape), kCopies,
+      [&](uint32_t i) TERRAZZO_LAMBDA {
+        return panels == 1 ? key_bytes + value_bytes : i == 0 ? key_bytes : value_bytes;
+      },
+      [&](uint32_t i, uint32_t copy) TERRAZZO_LAMBDA {
+        const uint32_t place = copy / 2;  // in the slot: keys and values, or two panels
+        const uint32_t which = panels == 1 ? place : i;
+        const uint32_t at = place * kHalfPanelBytes;
+        if (copy % 2 == 0) {
+          return SlotPiece{at,
+                           page_address(params, loader.layer(), page, kv_head, which,
+                                        panels == 1 ? 0 : place),
+                           data_bytes};
+        }
+        return SlotPiece{at + data_bytes, params.address(params.gpu, Buffer::kZeros, 0),
+                         which == 0 ? 0 : kHalfPanelBytes - data_bytes};
+      });
+}
+
+/// Streams `pages` pages of a KV head: page i is `id_of(i)`, of which `tokens_of(i)` tokens exist.
+template <class M, class IdOf, class TokensOf>
+TERRAZZO_GROUP_FN void load_pages(Loader<M>& loader, uint32_t pages, uint32_t kv_head, IdOf id_of,
+                                  TokensOf tokens_of) {
+  for (uint32_t page = 0; page < pages;) {
+    uint32_t whole = 0;
+    while (whole < kPagesPerRun && page + whole < pages &&
+           tokens_of(page + whole) == kPageTokens) {
+      ++whole;
+    }
+    if (whole == 0) {
+      load_page_part(loader, id_of(page), kv_head, tokens_of(page));
+      ++page;
+      continue;
+    }
+    load_whole_pages(loader, whole, kv_head,
+                     [&](uint32_t i) TERRAZZO_LAMBDA { return id_of(page + i); });
+    page += whole;
   }
-  const auto keys = loader.fill(key_bytes);
-  load_page_half(loader, keys, 0, page, kv_head, 0, tokens);
-  const auto values = loader.fill(value_bytes);
-  load_page_half(loader, values, 0, page, kv_head, 1, tokens);
 }
 
 /// A page on its way through a consumer; at head dimension 64 keys and values share a slot.

@@ -5,13 +5,14 @@
 
 namespace terrazzo {
 
-/// Streams one slot a hidden panel: the 128-byte pieces of the rows' embeddings, in row order and
+/// Streams one slot a panel: the 128-byte pieces of the rows' embeddings, in row order and
 /// not swizzled, as the table has them.
 struct Embed {
   static constexpr bool kHasProducts = false;
 
-  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction&, const StepParams& params) {
-    return {0, params.shape.hidden_panels(), 1};
+  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
+                                                    const StepParams&) {
+    return {0, instruction.args.embed.panels, 1};
   }
 
   /// The row's token: given, or sampled by the previous step.
@@ -31,7 +32,7 @@ struct Embed {
     const StepParams& params = loader.params;
     const uint64_t panels = params.shape.hidden_panels();
     loader.wait_all();
-    for (uint32_t panel = 0; panel < panels; ++panel) {
+    for (uint32_t panel = args.first_panel; panel < args.first_panel + args.panels; ++panel) {
       const auto slot = loader.fill(args.rows * kRowBytes);
       loader.for_each_lane(args.rows, [&](uint32_t row) TERRAZZO_LAMBDA {
         const uint64_t token = token_of(params, args.row_block * kRowBlock + row);
@@ -46,7 +47,7 @@ struct Embed {
   static TERRAZZO_GROUP_FN void consume(Consumer<M>& consumer) {
     const EmbedArgs& args = consumer.instruction().args.embed;
     const RowSpan span = consumer_rows(consumer.instruction(), args.rows, consumer.index());
-    for (uint32_t panel = 0; panel < consumer.params.shape.hidden_panels(); ++panel) {
+    for (uint32_t panel = 0; panel < args.panels; ++panel) {
       const auto slot = consumer.use();
       typename M::Panel values;
       load_plain_rows(values, slot, span.begin, span.count);
@@ -62,8 +63,8 @@ struct Embed {
     const EmbedArgs& args = storer.instruction().args.embed;
     const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
     const StepParams& params = storer.params;
-    store_residual_panels(storer, Buffer::kX, Buffer::kSumSqX, args.row_block, 0,
-                          params.shape.hidden_panels(), span, params.gpu, params.gpu + 1);
+    store_residual_panels(storer, Buffer::kX, Buffer::kSumSqX, args.row_block,
+                          args.first_panel, args.panels, span, params.gpu, params.gpu + 1);
   }
 };
 

@@ -87,15 +87,17 @@ TERRAZZO_GROUP_FN void load_plain(Loader<M>& loader, const GemmStream& stream,
   const uint32_t token_bytes = stream.rows * kRowBytes;
   const uint32_t first_bytes = stream.first_panels() * kHalfPanelBytes;
   const uint32_t second_bytes = stream.panels * kHalfPanelBytes - first_bytes;
+  const auto bytes_of = [&](uint32_t i) TERRAZZO_LAMBDA {
+    return i == 0 ? token_bytes : i == 1 ? first_bytes : second_bytes;
+  };
   for (uint32_t k = 0; k < stream.k_panels; ++k) {
-    const auto a = loader.fill(token_bytes);
-    loader.copy(a, 0, tokens, token_bytes);
-    const auto b0 = loader.fill(first_bytes);
-    loader.copy(b0, 0, weights, first_bytes);
-    if (second_bytes != 0) {
-      const auto b1 = loader.fill(second_bytes);
-      loader.copy(b1, 0, weights + first_bytes, second_bytes);
-    }
+    loader.fill_run(GemmStream::plain_slots_per_k(stream.panels), 1, bytes_of,
+                    [&](uint32_t i, uint32_t) TERRAZZO_LAMBDA {
+                      const std::byte* const source = i == 0   ? tokens
+                                                      : i == 1 ? weights
+                                                               : weights + first_bytes;
+                      return SlotPiece{0, source, bytes_of(i)};
+                    });
     tokens += kPanelBytes;
     weights += weight_stride;
   }
@@ -110,29 +112,32 @@ TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
   for (uint32_t k = 0; k < stream.k_panels; ++k, weights += weight_stride) {
     if (k % stream.k_per_token_slot() == 0) {
       const uint32_t count = least(stream.k_per_token_slot(), stream.k_panels - k);
-      const auto slot = loader.fill(count * row_bytes);
-      loader.for_each_lane(count, [&](uint32_t i) TERRAZZO_LAMBDA {
-        loader.copy_from_lane(slot, i * stream.token_bytes(),
-                              tokens + (k + i) * uint64_t{kPanelBytes}, row_bytes);
-      });
+      loader.fill_run(
+          1, count, [&](uint32_t) TERRAZZO_LAMBDA { return count * row_bytes; },
+          [&](uint32_t, uint32_t i) TERRAZZO_LAMBDA {
+            return SlotPiece{i * stream.token_bytes(), tokens + (k + i) * uint64_t{kPanelBytes},
+                             row_bytes};
+          });
     }
     if (stream.panels == 1) {
       if (k % stream.k_per_weight_slot() == 0) {
         const uint32_t count = least(stream.k_per_weight_slot(), stream.k_panels - k);
-        const auto slot = loader.fill(count * kHalfPanelBytes);
-        loader.for_each_lane(count, [&](uint32_t i) TERRAZZO_LAMBDA {
-          loader.copy_from_lane(slot, i * kHalfPanelBytes, weights + i * weight_stride,
-                                kHalfPanelBytes);
-        });
+        loader.fill_run(
+            1, count, [&](uint32_t) TERRAZZO_LAMBDA { return count * kHalfPanelBytes; },
+            [&](uint32_t, uint32_t i) TERRAZZO_LAMBDA {
+              return SlotPiece{i * kHalfPanelBytes, weights + i * weight_stride, kHalfPanelBytes};
+            });
       }
       continue;
     }
-    for (uint32_t panel = 0; panel < stream.panels; panel += GemmStream::kPanelsPerSlot) {
-      const uint32_t bytes =
-          least(stream.panels - panel, GemmStream::kPanelsPerSlot) * kHalfPanelBytes;
-      const auto slot = loader.fill(bytes);
-      loader.copy(slot, 0, weights + panel * kHalfPanelBytes, bytes);
-    }
+    const auto bytes_of = [&](uint32_t i) TERRAZZO_LAMBDA {
+      return least(stream.panels - i * GemmStream::kPanelsPerSlot, GemmStream::kPanelsPerSlot) *
+             kHalfPanelBytes;
+    };
+    loader.fill_run(stream.weight_slots_per_k(), 1, bytes_of,
+                    [&](uint32_t i, uint32_t) TERRAZZO_LAMBDA {
+                      return SlotPiece{0, weights + i * kSlotBytes, bytes_of(i)};
+                    });
   }
 }
 

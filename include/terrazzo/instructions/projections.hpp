@@ -28,13 +28,15 @@ struct ProjectResidual {
     loader.wait_all();
     load_gemm(loader, params.model.matrix(kMatrix), loader.layer(),
               tile_address(params, params.gpu, kInput, input_block, args.k_panels, 0));
-    for (uint32_t p = 0; p < args.panels; ++p) {
-      const auto slot = loader.fill(args.rows * kRowBytes);
-      loader.copy(slot, 0,
-                  tile_address(params, params.gpu, kResidual, args.row_block,
-                               params.shape.hidden_panels(), args.first_panel + p),
-                  args.rows * kRowBytes);
-    }
+    const uint32_t bytes = args.rows * kRowBytes;
+    loader.fill_run(
+        args.panels, 1, [&](uint32_t) TERRAZZO_LAMBDA { return bytes; },
+        [&](uint32_t p, uint32_t) TERRAZZO_LAMBDA {
+          return SlotPiece{0,
+                           tile_address(params, params.gpu, kResidual, args.row_block,
+                                        params.shape.hidden_panels(), args.first_panel + p),
+                           bytes};
+        });
   }
 
   template <class M, class Accumulator>

@@ -80,6 +80,14 @@ class Consumer {
     return M::template decode_queries<kPanels, kGroups>(role_, index_, scratch);
   }
 
+  /// A value that was written in this step, after `use` of a slot that its loader filled after the
+  /// wait for it.
+  template <class T>
+  TERRAZZO_GROUP_FN T read(const T* address) {
+    M::check_read(role_, address);
+    return *address;
+  }
+
   /// The next output stage, free to be written.
   TERRAZZO_GROUP_FN Stage stage() {
     auto& empty = role_.shared().stage_empty[index_][stage_cursor_.index];

@@ -14,6 +14,13 @@ namespace terrazzo {
 /// then the controller claims the next one.
 inline constexpr uint32_t kClaimAheadSlots = 6;
 
+/// A part of a slot, and where it comes from.
+struct SlotPiece {
+  uint32_t offset;
+  const std::byte* source;
+  uint32_t bytes;
+};
+
 template <class M>
 class Loader {
  public:
@@ -51,6 +58,40 @@ class Loader {
   TERRAZZO_GROUP_FN Slot fill(uint32_t bytes) { return fill(cursor_.next(), bytes); }
   TERRAZZO_GROUP_FN Slot fill_pin(uint32_t bytes) { return fill(cursor_.pin(), bytes); }
 
+  /// The next `slots` slots of the stream at once, at most as many as are not pinned. Slot i takes
+  /// `bytes_of(i)` bytes, in `copies` copies at most: `piece_of(i, c)` is the c-th. The functions
+  /// are called by the lanes that issue: at most 32 copies.
+  template <class BytesOf, class PieceOf>
+  TERRAZZO_GROUP_FN void fill_run(uint32_t slots, uint32_t copies, BytesOf bytes_of,
+                                  PieceOf piece_of) {
+    auto& shared = role_.shared();
+    const auto slot_of = [&](uint32_t lane)
+                             TERRAZZO_LAMBDA { return copies == 1 ? lane : lane / copies; };
+    M::in_two_phases(
+        role_, slots * copies,
+        [&](uint32_t lane) TERRAZZO_LAMBDA {
+          const uint32_t i = slot_of(lane);
+          const SlotPiece piece = piece_of(i, lane - i * copies);  // may look something up
+          if (lane == i * copies) {
+            const SlotUse use = cursor_.peek(i);
+            role_.wait(shared.slot_empty[use.slot], use.phase ^ 1u, WaitKind::kSlotEmpty, use.slot);
+            M::begin_fill(role_, use.slot);
+            role_.arrive_expecting_from_lane(shared.slot_full[use.slot], bytes_of(i),
+                                             WaitKind::kSlotFull, use.slot);
+          }
+          return piece;
+        },
+        [&](uint32_t lane, const SlotPiece& piece) TERRAZZO_LAMBDA {
+          if (piece.bytes != 0) {
+            copy_from_lane(M::slot(role_, cursor_.peek(slot_of(lane)).slot), piece.offset,
+                           piece.source, piece.bytes);
+          }
+        });
+    cursor_.skip(slots);
+    left_ -= slots;
+    claim_when_due();
+  }
+
   TERRAZZO_GROUP_FN void copy(Slot slot, uint32_t slot_offset, const std::byte* source,
                               uint32_t bytes) {
     if (M::is_elected(role_)) {
@@ -69,6 +110,15 @@ class Loader {
                                         uint32_t bytes) {
     role_.load_async(slot.data + slot_offset, source, bytes, role_.shared().slot_full[slot.index],
                      slot.index, slot_offset);
+  }
+
+  /// `rows` 128-byte rows, each from `source_of(row)`; those that follow each other travel together.
+  template <class SourceOf>
+  TERRAZZO_GROUP_FN void gather_rows(Slot slot, uint32_t rows, SourceOf source_of) {
+    M::for_each_run(role_, rows, kRowBytes, source_of,
+                    [&](uint32_t row, uint32_t length, const std::byte* source) TERRAZZO_LAMBDA {
+                      copy_from_lane(slot, row * kRowBytes, source, length * kRowBytes);
+                    });
   }
 
   // --- for the interpreter ---

@@ -50,6 +50,26 @@ class RingCursor {
     return take(slot_);
   }
 
+  /// What the `ahead`-th call of `next` from here on will give, `ahead` < kNumSlots - pins.
+  constexpr TERRAZZO_GROUP_FN SlotUse peek(uint32_t ahead) const {
+    const uint32_t slot = slot_at(place() + ahead);
+    return {slot, (phases_ >> slot) & 1u};
+  }
+
+  /// As `count` calls of `next`, at most kNumSlots - pins.
+  constexpr TERRAZZO_GROUP_FN void skip(uint32_t count) {
+    const uint32_t size = kNumSlots - num_pins_;
+    const uint32_t first = place();
+    uint32_t places = ((1u << count) - 1) << first;  // of the stream's slots
+    places = (places | places >> size) & ((1u << size) - 1);
+    const uint32_t slots = places << stream_begin();
+    phases_ ^= (slots | slots >> kNumSlots) & ((1u << kNumSlots) - 1);
+    if (count != 0) {
+      const uint32_t last = slot_at(first + count - 1);
+      slot_ = last + 1 == kNumSlots ? 0 : last + 1;
+    }
+  }
+
   constexpr TERRAZZO_GROUP_FN uint32_t num_pins() const { return num_pins_; }
   constexpr TERRAZZO_GROUP_FN uint32_t pin_slot(uint32_t pin) const {
     return (first_pin_ + pin) % kNumSlots;
@@ -59,6 +79,22 @@ class RingCursor {
   constexpr TERRAZZO_GROUP_FN uint32_t phases() const { return phases_; }
 
  private:
+  // The slots of the stream in turn, from the one behind the pins: places 0 .. kNumSlots - pins - 1.
+  constexpr TERRAZZO_GROUP_FN uint32_t stream_begin() const {
+    const uint32_t slot = first_pin_ + num_pins_;
+    return slot < kNumSlots ? slot : slot - kNumSlots;
+  }
+  constexpr TERRAZZO_GROUP_FN uint32_t place() const {
+    const uint32_t begin = stream_begin();
+    const uint32_t place = slot_ < begin ? slot_ + kNumSlots - begin : slot_ - begin;
+    return place < kNumSlots - num_pins_ ? place : 0;  // the slot is a pin: the next one is not
+  }
+  constexpr TERRAZZO_GROUP_FN uint32_t slot_at(uint32_t place) const {
+    const uint32_t size = kNumSlots - num_pins_;
+    const uint32_t slot = stream_begin() + (place < size ? place : place - size);
+    return slot < kNumSlots ? slot : slot - kNumSlots;
+  }
+
   constexpr TERRAZZO_GROUP_FN bool is_pinned(uint32_t slot) const {
     return num_pins_ != 0 && (slot + kNumSlots - first_pin_) % kNumSlots < num_pins_;
   }

@@ -243,7 +243,7 @@ void CudaMachine::write(Buffer buffer, uint64_t offset, const void* source, uint
   use_device();
   check_cuda(cudaStreamSynchronize(stream_));
   check_cuda(cudaMemcpy(heap_.data() + layout_.at(buffer) + offset, source, bytes,
-                        cudaMemcpyHostToDevice));
+                        cudaMemcpyDefault));
 }
 
 }  // namespace terrazzo::cuda

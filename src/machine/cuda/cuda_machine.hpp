@@ -80,6 +80,7 @@ class CudaMachine {
 
   /// Copies bytes of a heap buffer to the host, after all launched steps.
   void read(Buffer buffer, uint64_t offset, void* target, uint64_t bytes);
+  /// The other way; `source` may be the device's memory too.
   void write(Buffer buffer, uint64_t offset, const void* source, uint64_t bytes);
 
  private:

@@ -78,6 +78,15 @@ struct Machine {
     }
   }
 
+  /// Calls second(i, first(i)) for i < count <= 32, spread over the lanes of the group; each lane's
+  /// second call comes after all first ones of the lanes before it.
+  template <class First, class Second>
+  static void in_two_phases(const Role&, uint32_t count, First first, Second second) {
+    for (uint32_t i = 0; i < count; ++i) {
+      second(i, first(i));
+    }
+  }
+
   /// Calls f(first, length, target) for runs among `count` pieces of `bytes` bytes whose targets
   /// follow each other; here each piece is a run.
   template <class TargetOf, class F>
@@ -86,6 +95,9 @@ struct Machine {
       f(i, 1, target_of(i));
     }
   }
+
+  /// An ordinary read of memory that instructions write.
+  static void check_read(const Role& role, const void* address) { role.check_read(address); }
 
   /// The controller puts an instruction, or the end of the queue, into the ring.
   static void write_instruction(Role&, InstructionSlot& slot, const QueuePlace& place,

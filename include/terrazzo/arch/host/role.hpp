@@ -104,6 +104,10 @@ class Role {
   }
 
   /// Arrives, and makes the phase wait for `bytes` bytes of copies too.
+  void arrive_expecting_from_lane(Barrier& barrier, uint32_t bytes, WaitKind kind,
+                                  uint32_t index) {
+    arrive_expecting(barrier, bytes, kind, index);
+  }
   void arrive_expecting(Barrier& barrier, uint32_t bytes, WaitKind kind, uint32_t index) {
     barrier.expect_bytes(bytes);
     arrive(barrier, kind, index);
@@ -240,6 +244,20 @@ class Role {
     }
     queue.pending[index] = std::move(queue.pending.back());
     queue.pending.pop_back();
+  }
+
+  /// An ordinary read of the memory's cell at `address`.
+  void check_read(const void* address) const {
+    if (checked()) {
+      const auto at = reinterpret_cast<uintptr_t>(address) / kShadowBytes * kShadowBytes;
+      uint8_t valid = 0;
+      checker_->read({agent_, position()}, clock_, reinterpret_cast<const std::byte*>(at),
+                     kShadowBytes, &valid);
+      if (valid == 0) {
+        fail("poison", describe(), " reads bytes that nobody wrote: ",
+             checker_->place_of(reinterpret_cast<const std::byte*>(at)));
+      }
+    }
   }
 
   // --- scheduling ---

@@ -74,6 +74,20 @@ struct Machine {
     }
   }
 
+  template <class First, class Second>
+  static __device__ __forceinline__ void in_two_phases(Role& role, uint32_t count, First first,
+                                                       Second second) {
+    const uint32_t lane = role.lane();
+    decltype(first(lane)) value{};
+    if (lane < count) {
+      value = first(lane);
+    }
+    role.converge();
+    if (lane < count) {
+      second(lane, value);
+    }
+  }
+
   /// Calls f(first, length, target) for each longest run, within 32 pieces of `bytes` bytes, whose
   /// targets follow each other; by the lane of its first piece.
   template <class TargetOf, class F>
@@ -95,6 +109,8 @@ struct Machine {
       }
     }
   }
+
+  static __device__ __forceinline__ void check_read(const Role&, const void*) {}
 
   static __device__ __forceinline__ void write_instruction(Role& role, InstructionSlot& slot,
                                                            const QueuePlace& place,

@@ -78,6 +78,17 @@ class Role {
     __syncwarp();
   }
 
+  /// By the calling lane.
+  __device__ __forceinline__ void arrive_expecting_from_lane(Barrier& barrier, uint32_t bytes,
+                                                             WaitKind, uint32_t) {
+    if (!aborted_) {
+      mbarrier_arrive_expect(shared_address(&barrier), bytes);
+    }
+  }
+
+  /// After work by single lanes: all lanes are here, and know if one of them gave up.
+  __device__ __forceinline__ void converge() { aborted_ = __any_sync(~0u, aborted_); }
+
   // --- counters ---
 
   __device__ __forceinline__ void acquire(const uint32_t* first, uint32_t count, uint32_t target,

@@ -7,22 +7,12 @@
 
 namespace terrazzo::host {
 
-/// vector[r] += one float of each of `lines` lines, in ascending order. A line holds a group of 4
-/// floats for each of `slot_rows` rows; `first_row + r` is the row there and `place_of(r)` the
-/// place in its group.
-template <class PlaceOf>
-inline void add_gathered_lines(RowVector& vector, const Slot& slot, uint32_t lines,
-                               uint32_t slot_rows, uint32_t first_row, uint32_t rows,
-                               PlaceOf place_of) {
-  constexpr uint32_t kGroupBytes = 4 * sizeof(float);
-  for (uint32_t line = 0; line < lines; ++line) {
-    for (uint32_t row = 0; row < rows; ++row) {
-      const uint32_t group = line * slot_rows + first_row + row;
-      const auto offset =
-          static_cast<uint32_t>(group * kGroupBytes + place_of(row) * sizeof(float));
-      float value;
-      std::memcpy(&value, slot.read(offset, sizeof value), sizeof value);
-      vector.values[row] += value;
+/// vector[r] += value_of(line, r) for each of `lines` lines, in ascending order.
+template <class ValueOf>
+inline void add_values(RowVector& vector, uint32_t rows, uint32_t lines, ValueOf value_of) {
+  for (uint32_t row = 0; row < rows; ++row) {
+    for (uint32_t line = 0; line < lines; ++line) {
+      vector.values[row] += value_of(line, row);
     }
   }
 }

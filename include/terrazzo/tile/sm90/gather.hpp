@@ -8,23 +8,24 @@
 
 namespace terrazzo::sm90 {
 
-/// vector[r] += one float of each of `lines` lines, in ascending order, by thread r. A line holds a
-/// group of 4 floats for each of `slot_rows` rows; `first_row + r` is the row there and
-/// `place_of(r)` the place in its group.
-template <class PlaceOf>
-__device__ __forceinline__ void add_gathered_lines(RowVector& vector, const Slot& slot,
-                                                   uint32_t lines, uint32_t slot_rows,
-                                                   uint32_t first_row, uint32_t rows,
-                                                   PlaceOf place_of) {
-  constexpr uint32_t kGroupBytes = 4 * sizeof(float);
+/// vector[r] += value_of(line, r) for each of `lines` lines, in ascending order, by thread r.
+template <class ValueOf>
+__device__ __forceinline__ void add_values(RowVector& vector, uint32_t rows, uint32_t lines,
+                                           ValueOf value_of) {
+  constexpr uint32_t kAtOnce = 8;  // loads in flight
   const uint32_t row = thread_place().thread;
   if (row < rows) {
-    uint32_t at = slot.data + (first_row + row) * kGroupBytes +
-                  place_of(row) * static_cast<uint32_t>(sizeof(float));
     float sum = vector.values[row];
-    for (uint32_t line = 0; line < lines; ++line) {
-      sum += load_shared<float>(at);
-      at += slot_rows * kGroupBytes;
+    for (uint32_t line = 0; line < lines; line += kAtOnce) {
+      float values[kAtOnce];
+#pragma unroll
+      for (uint32_t i = 0; i < kAtOnce; ++i) {
+        values[i] = line + i < lines ? value_of(line + i, row) : 0.0f;
+      }
+#pragma unroll
+      for (uint32_t i = 0; i < kAtOnce; ++i) {
+        sum += values[i];
+      }
     }
     vector.values[row] = sum;
   }
