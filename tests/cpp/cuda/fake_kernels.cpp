@@ -16,6 +16,7 @@ namespace terrazzo {
 namespace {
 
 constexpr uint32_t kVirtualSms = 2;
+constexpr uint64_t kShortestWaitNs = 1000;  // a watchdog below it ends any launch
 
 std::atomic<bool> fails_next{false};
 std::atomic<uint32_t> num_aborted{0};
@@ -80,7 +81,8 @@ void run_launch(const StepParams& params, const sm90::LaunchView& view, uint32_t
     ++num_aborted;
     return;
   }
-  if (!fails_next.exchange(false) && interpret(params, std::min(blocks, kVirtualSms))) {
+  const bool fails = fails_next.exchange(false) || params.watchdog_ns < kShortestWaitNs;
+  if (!fails && interpret(params, std::min(blocks, kVirtualSms))) {
     return;
   }
   *view.report = {.raised = 1,

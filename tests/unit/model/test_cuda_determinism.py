@@ -23,7 +23,7 @@ from terrazzo.sampling import SamplingParams
 
 pytestmark = pytest.mark.t2_gpu
 
-LIMITS = Limits(max_rows=512, max_logit_rows=256, num_pages=40)
+LIMITS = Limits(max_rows=512, max_logit_rows=512, num_pages=40)
 SPLIT_TOKENS = 128
 NUM_REPEATS = 100
 SM_COUNTS = (1, 7, 66, None)  # None: all
@@ -67,6 +67,7 @@ def runner_of(name: str, num_sms: int | None = None) -> ModelRunner:
         device="cuda",
         num_sms=num_sms,
         max_batch_tokens=LIMITS.max_rows,
+        max_sequences=LIMITS.max_rows,
         max_logit_rows=LIMITS.max_logit_rows,
         num_pages=LIMITS.num_pages,
         split_tokens=SPLIT_TOKENS,
@@ -184,10 +185,10 @@ def test_a_hundred_repeats(large: ModelRunner) -> None:
 def test_the_watchdog(runners: dict[str, ModelRunner]) -> None:
     """A limit that no step can keep ends it with a name; the next step is right."""
     runner = runners["GQA 3"]
-    ids = [(3 * i) % 700 for i in range(300)]
-    expected = teacher_forced(runner.step, ids, [300])
+    ids = [(3 * i) % 700 for i in range(200)]
+    expected = teacher_forced(runner.step, ids, [200])
     core = runner.core
-    batch = step_input([Part(ids, 0, range(5), [299])])
+    batch = step_input([Part(ids, 0, range(4), [199])])
     for _ in range(3):
         core.set_watchdog_seconds(1e-9)
         first, second = runner.submit(batch), runner.submit(batch)
@@ -196,7 +197,7 @@ def test_the_watchdog(runners: dict[str, ModelRunner]) -> None:
             runner.collect(first)
         with pytest.raises(ValueError, match="not that of the oldest"):
             runner.collect(second)
-        seen = teacher_forced(runner.step, ids, [300])
+        seen = teacher_forced(runner.step, ids, [200])
         np.testing.assert_array_equal(seen.logits, expected.logits)
 
 
