@@ -110,12 +110,17 @@ uint32_t aborted_launches() { return num_aborted; }
 
 namespace cuda {
 
-void prepare_megakernel() {}
+template <uint32_t kHeadPanels>
+void Megakernel<kHeadPanels>::prepare() {}
 
-void launch_megakernel(const StepParams& params, const sm90::LaunchView& launch, uint32_t blocks,
-                       cudaStream_t stream) {
+template <uint32_t kHeadPanels>
+void Megakernel<kHeadPanels>::launch(const StepParams& params, const sm90::LaunchView& launch,
+                                     uint32_t blocks, cudaStream_t stream) {
   testing::enqueue_on(stream, [=] { run_launch(params, launch, blocks); });
 }
+
+template struct Megakernel<1>;
+template struct Megakernel<2>;
 
 void launch_pack(const RowBlock& block, cudaStream_t stream) {
   testing::enqueue_on(stream, [=] {
