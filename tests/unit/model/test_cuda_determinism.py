@@ -61,11 +61,12 @@ LAYERS_8B = replace(
 )
 
 
-def runner_of(name: str, num_sms: int | None = None) -> ModelRunner:
+def runner_of(name: str, num_sms: int | None = None, **options: int) -> ModelRunner:
     return ModelRunner(
         RandomCheckpoint(CONFIGS[name]),
         device="cuda",
         num_sms=num_sms,
+        **options,
         max_batch_tokens=LIMITS.max_rows,
         max_sequences=LIMITS.max_rows,
         max_logit_rows=LIMITS.max_logit_rows,
@@ -150,6 +151,37 @@ def test_any_number_of_sms(name: str) -> None:
     for other in results[1:]:
         np.testing.assert_array_equal(other.logits, results[0].logits)
         np.testing.assert_array_equal(other.logprobs, results[0].logprobs)
+
+
+@pytest.mark.parametrize("options", [{"reserve_sms": 4}, {"trace_events": 100_000}])
+def test_options_change_nothing(runners: dict[str, ModelRunner], options: dict[str, int]) -> None:
+    ids = [(3 * i) % 700 for i in range(200)]
+    expected = teacher_forced(runners["GQA 3"].step, ids, [200])
+    other = runner_of("GQA 3", **options)
+    seen = teacher_forced(other.step, ids, [200])
+    np.testing.assert_array_equal(seen.logits, expected.logits)
+    assert other.core.num_sms == runners["GQA 3"].core.num_sms - options.get("reserve_sms", 0)
+
+
+def test_on_a_callers_stream(runners: dict[str, ModelRunner]) -> None:
+    """Behind what the caller has queued there."""
+    import torch
+
+    stream = torch.cuda.Stream()
+    runner = runner_of("GQA 3", stream=stream.cuda_stream)
+    ids = [(3 * i) % 700 for i in range(200)]
+    expected = teacher_forced(runners["GQA 3"].step, ids, [200])
+    with torch.cuda.stream(stream):
+        matrix = torch.randn(4096, 4096, device="cuda")
+        for _ in range(10):
+            matrix = matrix @ matrix
+            matrix /= matrix.norm()
+    before = stream.record_event()
+    seen = teacher_forced(runner.step, ids, [200])
+    assert before.query()
+    np.testing.assert_array_equal(seen.logits, expected.logits)
+    del runner
+    stream.synchronize()  # the caller's stream is still there
 
 
 def mixed_step(runner: ModelRunner) -> Rows:
