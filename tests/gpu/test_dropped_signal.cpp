@@ -1,7 +1,7 @@
 // A program that cannot come to its end is reported within the watchdog's limit, and the machine
 // then gives the same bits as before.
 //
-// test_watchdog [seed]
+// test_dropped_signal [seed]
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
