@@ -35,6 +35,12 @@ def _require_positive(**values: float | None) -> None:
             raise ValueError(f"[runner] expected {name} of at least 1, got {value}")
 
 
+def _refuse_on_host(**options: int) -> None:
+    for name, value in options.items():
+        if value != 0:
+            raise ValueError(f"[runner] {name}={value}: only the device 'cuda' has this option")
+
+
 def arrays_of(batch: StepInput) -> StepArrays:
     """The step's arrays as the compiled core takes them."""
     from ._core import StepArrays
@@ -49,7 +55,8 @@ class ModelRunner:
     On the host `gpus` virtual GPUs (the tensor-parallel degree) have `num_sms` virtual SMs each,
     and `num_threads` threads share these (default: as many as SMs). On cuda a step takes `num_sms`
     of the GPU's SMs (default: all but `reserve_sms`) and runs on `stream` (a CUDA stream's handle;
-    0: one of the runner's own). None of these changes a bit of the results.
+    0: one of the runner's own); up to `trace_events` events of a step are kept for `core.trace`.
+    None of these changes a bit of the results.
 
     The KV cache has `num_pages` pages; by default four of the longest sequences on the host, and on
     cuda what the model leaves of its share `gpu_memory_utilization` of the GPU's memory. Sequences
@@ -69,6 +76,7 @@ class ModelRunner:
         num_threads: int | None = None,
         reserve_sms: int = 0,
         stream: int = 0,
+        trace_events: int = 0,
         max_batch_tokens: int = 2048,
         max_sequences: int = 256,
         max_model_len: int | None = None,
@@ -99,6 +107,8 @@ class ModelRunner:
             load_threads=load_threads,
         )
         self.device = resolve_device(device, gpus=gpus, num_threads=num_threads)
+        if self.device == "host":
+            _refuse_on_host(reserve_sms=reserve_sms, stream=stream, trace_events=trace_events)
         self.config: ModelConfig = config
         self.gpus = gpus
         self.max_tokens = max_batch_tokens
@@ -137,6 +147,7 @@ class ModelRunner:
                 reserve_sms=reserve_sms,
                 watchdog_seconds=watchdog_seconds,
                 stream=stream,
+                trace_events=trace_events,
             )
             most_in_flight = CudaModel.MAX_IN_FLIGHT
         else:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <vector>
 
 #include "cuda/fake_runtime.hpp"
 #include "machine/cuda/megakernel.hpp"
@@ -16,6 +17,7 @@ namespace terrazzo {
 namespace {
 
 constexpr uint32_t kVirtualSms = 2;
+constexpr uint64_t kShortestWaitNs = 1000;  // a watchdog below it ends any launch
 
 std::atomic<bool> fails_next{false};
 std::atomic<uint32_t> num_aborted{0};
@@ -50,9 +52,15 @@ void role_entry(void* argument) {
   }
 }
 
+void keep_events(const std::vector<TraceEvent>& events, const sm90::TraceBuffer& buffer) {
+  std::copy_n(events.begin(), std::min<size_t>(events.size(), buffer.capacity), buffer.events);
+  *buffer.count = static_cast<uint32_t>(events.size());
+}
+
 /// False if the launch did not come to its end.
-bool interpret(const StepParams& params, uint32_t num_sms) {
+bool interpret(const StepParams& params, const sm90::TraceBuffer& trace, uint32_t num_sms) {
   host::Launch launch(params.watchdog_ns);
+  std::vector<TraceEvent> events;
   std::vector<std::unique_ptr<host::Sm>> sms;
   std::vector<host::Sm*> pointers;
   std::vector<RoleStart> starts;
@@ -65,13 +73,16 @@ bool interpret(const StepParams& params, uint32_t num_sms) {
       host::Role& role = sm.roles[kind];
       role.bind(&launch, 0, i, static_cast<RoleKind>(kind), &sm.shared, nullptr, &sm.shadow,
                 nullptr, i * kNumRoles + kind);
-      role.set_trace(nullptr);
+      role.set_trace(params.trace != 0 ? &events : nullptr);
       starts.push_back({&role, &params});
       role.fiber.start(role_entry, &starts.back());
     }
     pointers.push_back(&sm);
   }
   host::run_round_robin(pointers, launch);
+  if (params.trace != 0) {
+    keep_events(events, trace);
+  }
   return launch.kind() == host::FailureKind::kNone;
 }
 
@@ -80,7 +91,8 @@ void run_launch(const StepParams& params, const sm90::LaunchView& view, uint32_t
     ++num_aborted;
     return;
   }
-  if (!fails_next.exchange(false) && interpret(params, std::min(blocks, kVirtualSms))) {
+  const bool fails = fails_next.exchange(false) || params.watchdog_ns < kShortestWaitNs;
+  if (!fails && interpret(params, view.trace, std::min(blocks, kVirtualSms))) {
     return;
   }
   *view.report = {.raised = 1,

@@ -1,5 +1,6 @@
 // The CUDA model's host code on a runtime whose streams are late: steps in flight give what the
 // host machine gives, a failed launch leaves no trace, and memory is what was promised.
+#include <algorithm>
 #include <cmath>
 #include <deque>
 #include <numeric>
@@ -9,6 +10,7 @@
 #include "cuda/fake_runtime.hpp"
 #include "host/model.hpp"
 #include "host/traffic.hpp"
+#include "lower/lower.hpp"
 #include "machine/cuda/cuda_model.hpp"
 #include "machine/host/host_model.hpp"
 #include "machine/machine_error.hpp"
@@ -201,6 +203,32 @@ TERRAZZO_TEST(sms_and_shapes_that_the_device_has_not) {
   wide.num_heads = 17;
   CHECK_THROWS(CudaModel(wide, kLimits, {}), "at most 16 query heads a KV head, got 17");
   CHECK_THROWS(CudaModel(shape, kLimits, {}).submit(prompt(3).request()), "no tables yet");
+}
+
+TERRAZZO_TEST(events_are_those_of_the_last_step) {
+  Random random(7);
+  const ModelShape shape = testing::tiny_shape(random, 1);
+  HostModel host(shape, kLimits, {.num_sms = 1, .num_threads = 1});
+  const StepArrays arrays = prompt(100);
+  const LoweredStep step = lower(arrays.request(), shape, kLimits, {4});
+  for (const uint32_t capacity : {100'000u, 10u}) {
+    CudaModel gpu(shape, kLimits, {.trace_events = capacity});
+    load(host, gpu, 7);
+    for (int i = 0; i < 3; ++i) {
+      gpu.collect(gpu.submit(arrays.request()));
+    }
+    const std::vector<TraceEvent> events = gpu.events();
+    if (capacity == 10) {
+      CHECK_EQ(events.size(), 10u);
+      continue;
+    }
+    std::vector<uint32_t> seen(step.view(0).queue_size());
+    for (const TraceEvent& event : events) {
+      ++seen.at(event.position);
+    }
+    CHECK_EQ(std::count(seen.begin(), seen.end(), 0u), 0);
+    CHECK(*std::max_element(seen.begin(), seen.end()) <= kNumRoles);
+  }
 }
 
 TERRAZZO_TEST(memory_is_as_announced_and_comes_back) {

@@ -62,6 +62,13 @@ def test_sizes_are_positive(name: str) -> None:
         ModelRunner(RandomCheckpoint(small_config()), **{name: 0})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["reserve_sms", "stream", "trace_events"])
+def test_options_of_the_gpu(name: str) -> None:
+    message = rf"{name}=3: only the device 'cuda' has this option"
+    with pytest.raises(ValueError, match=message):
+        ModelRunner(RandomCheckpoint(small_config()), **{name: 3})  # type: ignore[arg-type]
+
+
 def test_a_model_takes_one_step_at_a_time() -> None:
     """A second thread's step is refused, not mixed with the first."""
     runner = ModelRunner(

@@ -23,7 +23,7 @@ from terrazzo.sampling import SamplingParams
 
 pytestmark = pytest.mark.t2_gpu
 
-LIMITS = Limits(max_rows=512, max_logit_rows=256, num_pages=40)
+LIMITS = Limits(max_rows=512, max_logit_rows=512, num_pages=40)
 SPLIT_TOKENS = 128
 NUM_REPEATS = 100
 SM_COUNTS = (1, 7, 66, None)  # None: all
@@ -61,12 +61,14 @@ LAYERS_8B = replace(
 )
 
 
-def runner_of(name: str, num_sms: int | None = None) -> ModelRunner:
+def runner_of(name: str, num_sms: int | None = None, **options: int) -> ModelRunner:
     return ModelRunner(
         RandomCheckpoint(CONFIGS[name]),
         device="cuda",
         num_sms=num_sms,
+        **options,
         max_batch_tokens=LIMITS.max_rows,
+        max_sequences=LIMITS.max_rows,
         max_logit_rows=LIMITS.max_logit_rows,
         num_pages=LIMITS.num_pages,
         split_tokens=SPLIT_TOKENS,
@@ -151,6 +153,37 @@ def test_any_number_of_sms(name: str) -> None:
         np.testing.assert_array_equal(other.logprobs, results[0].logprobs)
 
 
+@pytest.mark.parametrize("options", [{"reserve_sms": 4}, {"trace_events": 100_000}])
+def test_options_change_nothing(runners: dict[str, ModelRunner], options: dict[str, int]) -> None:
+    ids = [(3 * i) % 700 for i in range(200)]
+    expected = teacher_forced(runners["GQA 3"].step, ids, [200])
+    other = runner_of("GQA 3", **options)
+    seen = teacher_forced(other.step, ids, [200])
+    np.testing.assert_array_equal(seen.logits, expected.logits)
+    assert other.core.num_sms == runners["GQA 3"].core.num_sms - options.get("reserve_sms", 0)
+
+
+def test_on_a_callers_stream(runners: dict[str, ModelRunner]) -> None:
+    """Behind what the caller has queued there."""
+    import torch
+
+    stream = torch.cuda.Stream()
+    runner = runner_of("GQA 3", stream=stream.cuda_stream)
+    ids = [(3 * i) % 700 for i in range(200)]
+    expected = teacher_forced(runners["GQA 3"].step, ids, [200])
+    with torch.cuda.stream(stream):
+        matrix = torch.randn(4096, 4096, device="cuda")
+        for _ in range(10):
+            matrix = matrix @ matrix
+            matrix /= matrix.norm()
+    before = stream.record_event()
+    seen = teacher_forced(runner.step, ids, [200])
+    assert before.query()
+    np.testing.assert_array_equal(seen.logits, expected.logits)
+    del runner
+    stream.synchronize()  # the caller's stream is still there
+
+
 def mixed_step(runner: ModelRunner) -> Rows:
     """256 decode rows and chunks of three prompts; sampled tokens, a few rows' logits."""
     parts = [
@@ -184,10 +217,10 @@ def test_a_hundred_repeats(large: ModelRunner) -> None:
 def test_the_watchdog(runners: dict[str, ModelRunner]) -> None:
     """A limit that no step can keep ends it with a name; the next step is right."""
     runner = runners["GQA 3"]
-    ids = [(3 * i) % 700 for i in range(300)]
-    expected = teacher_forced(runner.step, ids, [300])
+    ids = [(3 * i) % 700 for i in range(200)]
+    expected = teacher_forced(runner.step, ids, [200])
     core = runner.core
-    batch = step_input([Part(ids, 0, range(5), [299])])
+    batch = step_input([Part(ids, 0, range(4), [199])])
     for _ in range(3):
         core.set_watchdog_seconds(1e-9)
         first, second = runner.submit(batch), runner.submit(batch)
@@ -196,7 +229,7 @@ def test_the_watchdog(runners: dict[str, ModelRunner]) -> None:
             runner.collect(first)
         with pytest.raises(ValueError, match="not that of the oldest"):
             runner.collect(second)
-        seen = teacher_forced(runner.step, ids, [300])
+        seen = teacher_forced(runner.step, ids, [200])
         np.testing.assert_array_equal(seen.logits, expected.logits)
 
 

@@ -1,0 +1,110 @@
+// Threads load weights at once, through a few buffers: the device ends up with the packed model's
+// bits, however late copies and kernels are.
+#include <cstring>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include "check.hpp"
+#include "cuda/fake_runtime.hpp"
+#include "machine/cuda/weight_store.hpp"
+
+namespace terrazzo {
+namespace {
+
+constexpr ModelShape kShape{.num_layers = 6,
+                            .hidden = 1000,
+                            .intermediate = 3000,
+                            .num_heads = 16,
+                            .num_kv_heads = 4,
+                            .head_dim = 64,
+                            .vocab = 500,
+                            .norm_eps = 1e-5F,
+                            .world = 1,
+                            .split_tokens = 64};
+constexpr uint32_t kMaxPosition = 128;
+// More than there are buffers, each with rows for several of them.
+constexpr uint32_t kThreadsPerLayer = 4;
+
+std::vector<bf16> values_of(uint32_t layer) {
+  std::vector<bf16> values(uint64_t{kShape.hidden} * kShape.intermediate);
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i].bits = static_cast<uint16_t>((i + 77 * layer) * 2654435761u >> 15);
+  }
+  return values;
+}
+
+TERRAZZO_TEST(threads_load_what_the_packed_model_has) {
+  for (const uint64_t seed : {1u, 2u, 3u}) {
+    testing::seed_fake_runtime(seed);
+    cuda::WeightStore store(kShape, kMaxPosition);
+    PackedModel model(kShape);
+    std::vector<int32_t> rows(kShape.hidden);
+    std::iota(rows.begin(), rows.end(), 0);
+    {
+      std::vector<std::jthread> threads;
+      for (uint32_t i = 0; i < kShape.num_layers * kThreadsPerLayer; ++i) {
+        threads.emplace_back([&, i] {
+          const uint32_t layer = i / kThreadsPerLayer;
+          const uint32_t share = kShape.hidden / kThreadsPerLayer;
+          const std::vector<bf16> values = values_of(layer);
+          const std::span<const int32_t> mine =
+              std::span(rows).subspan((i % kThreadsPerLayer) * share, share);
+          store.load_rows({Matrix::kDown, layer, mine, mine, {}},
+                          {values.data(), kShape.hidden, kShape.intermediate});
+        });
+      }
+    }
+    store.finish();
+    for (uint32_t layer = 0; layer < kShape.num_layers; ++layer) {
+      const std::vector<bf16> values = values_of(layer);
+      model.pack_rows(Matrix::kDown, layer, rows,
+                      {values.data(), kShape.hidden, kShape.intermediate}, rows, {});
+    }
+    const WeightView seen = store.view().matrix(Matrix::kDown);
+    const WeightView expected = model.view({}).matrix(Matrix::kDown);
+    CHECK(std::memcmp(seen.data, expected.data, expected.layer_stride_bytes * kShape.num_layers) ==
+          0);
+  }
+}
+
+TERRAZZO_TEST(tables_are_padded_with_zeros) {
+  cuda::WeightStore store(kShape, kMaxPosition);
+  const std::vector<bf16> embedding(uint64_t{kShape.vocab} * kShape.hidden, to_bf16(1.0F));
+  const std::vector<bf16> norm(kShape.hidden, to_bf16(2.0F));
+  const std::vector<float> rope(kMaxPosition * kShape.head_dim, 3.0F);
+  store.load_tables({embedding.data(), kShape.vocab, kShape.hidden}, norm, rope);
+  store.finish();
+  const ModelView view = store.view();
+  const uint32_t cols = kShape.hidden_panels() * kPanelCols;
+  uint32_t wrong = 0;
+  for (uint32_t row = 0; row < kShape.vocab; ++row) {
+    for (uint32_t col = 0; col < cols; ++col) {
+      const float expected = col < kShape.hidden ? 1.0F : 0.0F;
+      wrong += to_float(view.embedding[row * cols + col]) != expected ? 1 : 0;
+    }
+  }
+  CHECK_EQ(wrong, 0u);
+  CHECK_EQ(to_float(view.final_norm[kShape.hidden - 1]), 2.0F);
+  CHECK_EQ(to_float(view.final_norm[kShape.hidden]), 0.0F);
+  CHECK_EQ(view.rope[rope.size() - 1], 3.0F);
+  CHECK_THROWS(store.load_tables({embedding.data(), 1, kShape.hidden}, norm, rope),
+               "expected an embedding of [500, 1000], got [1, 1000]");
+}
+
+TERRAZZO_TEST(loading_takes_little_host_memory) {
+  cuda::WeightStore store(kShape, kMaxPosition);
+  const std::vector<bf16> values = values_of(0);
+  std::vector<int32_t> rows(kShape.hidden);
+  std::iota(rows.begin(), rows.end(), 0);
+  for (uint32_t i = 0; i < 100; ++i) {
+    store.load_rows({Matrix::kDown, i % kShape.num_layers, rows, rows, {}},
+                    {values.data(), kShape.hidden, kShape.intermediate});
+  }
+  CHECK(testing::fake_pinned_bytes() <= (96u << 20));  // of 600 MB that went through
+  store.finish();
+  CHECK_EQ(testing::fake_pinned_bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace terrazzo
