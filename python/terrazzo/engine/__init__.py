@@ -1,20 +1,25 @@
 """The engine: requests, continuous batching and the KV cache's pages."""
 
-from .block_allocator import BlockAllocator
 from .engine import Engine, derived_seed
-from .outputs import EngineMetrics, FinishReason, RequestOutput, RequestUpdate
-from .scheduler import SchedulerLimits
+from .limits import SchedulerLimits
+from .metrics import EngineMetrics, StepTimes, progress_line, prometheus_text, write_prometheus
+from .outputs import FinishReason, RequestOutput, RequestUpdate
+from .page_pool import PagePool
 from .text_stream import Decoder, TextStream
 
 __all__ = [
-    "BlockAllocator",
     "Decoder",
     "Engine",
     "EngineMetrics",
     "FinishReason",
+    "PagePool",
     "RequestOutput",
     "RequestUpdate",
     "SchedulerLimits",
+    "StepTimes",
     "TextStream",
     "derived_seed",
+    "progress_line",
+    "prometheus_text",
+    "write_prometheus",
 ]

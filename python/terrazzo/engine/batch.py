@@ -1,49 +1,106 @@
-"""Turns planned chunks into the arrays of a step."""
+"""Turns the rows that were chosen for a step into its arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..step import StepInput
-from .request import pages_for
-from .scheduler import Chunk
+from ..step import PAGE_TOKENS, StepInput
+from .sequence_table import SequenceTable, Slots
 
-
-def rows_in_order(chunks: Sequence[Chunk]) -> list[Chunk]:
-    """Chunks of one row first, as a step wants them."""
-    return sorted(chunks, key=lambda chunk: chunk.num_rows > 1)
+_INT32 = np.int32
 
 
-def build_step_input(chunks: Sequence[Chunk]) -> StepInput:
-    """The step that computes the chunks, in their order; chunks that are last get a token."""
-    requests = [chunk.request for chunk in chunks]
-    seq_lens = np.array([chunk.num_rows for chunk in chunks], np.int32)
-    context_lens = np.array([request.num_cached for request in requests], np.int32)
-    ends = context_lens + seq_lens
-    num_pages = [pages_for(int(end)) for end in ends]
-    last_rows = np.cumsum(seq_lens, dtype=np.int32) - np.int32(1)
-    is_last = np.array([chunk.is_last for chunk in chunks], np.bool_)
-    sampled = [chunk.request for chunk in chunks if chunk.is_last]
-    return StepInput(
-        token_ids=np.concatenate(
-            [
-                request.tokens[start:end]
-                for request, start, end in zip(requests, context_lens, ends, strict=True)
-            ]
-        ),
-        seq_lens=seq_lens,
-        context_lens=context_lens,
-        page_indptr=np.concatenate([[0], np.cumsum(num_pages)]).astype(np.int32),
-        page_ids=np.concatenate(
-            [request.pages[:count] for request, count in zip(requests, num_pages, strict=True)]
-        ),
-        logit_rows=last_rows[is_last],
-        temperature=np.array([r.params.temperature for r in sampled], np.float32),
-        top_k=np.array([r.params.top_k for r in sampled], np.int32),
-        top_p=np.array([r.params.top_p for r in sampled], np.float32),
-        seed=np.array([r.seed for r in sampled], np.uint64),
-        output_position=np.array([r.num_outputs for r in sampled], np.int32),
+@dataclass(frozen=True, slots=True, eq=False)
+class StepPlan:
+    """The sequences of a step, and which of them get a token; what `settle` and `undo` need.
+
+    `serials` tell, when the step is collected, whether a slot still has the sequence that it had.
+    """
+
+    batch: StepInput
+    slots: Slots  # [S]
+    serials: NDArray[np.int64]  # [S]
+    rows: NDArray[np.int64]  # [S]
+    sampled: NDArray[np.int64]  # [R] indices into slots
+    num_decodes: int  # the first of the slots; the others compute parts of prompts
+
+    @property
+    def prompt_slots(self) -> Slots:
+        return self.slots[self.num_decodes :]
+
+
+def plan_step(
+    table: SequenceTable, decodes: Slots, prompts: list[int], prompt_rows: list[int]
+) -> StepPlan:
+    """The step in which `decodes` compute their last token and `prompts` their next rows; the table
+    then counts it as done. Prompts of one row are put first, as a step wants them.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: prompt_rows[i] > 1)
+    prompts = [prompts[i] for i in order]
+    prompt_rows = [prompt_rows[i] for i in order]
+    num_decodes = len(decodes)
+    slots = np.concatenate([decodes, np.array(prompts, np.int64)])
+    rows = np.ones(len(slots), np.int64)
+    rows[num_decodes:] = prompt_rows
+    context = table.cached[slots]
+    ends = context + rows
+    is_sampled = ends == table.known[slots]
+    sampled = np.flatnonzero(is_sampled)
+    sampled_slots = slots[sampled]
+    last_rows = np.cumsum(rows) - 1
+    page_indptr, page_ids = _page_lists(table, slots, ends)
+    batch = StepInput(
+        token_ids=_token_ids(table, decodes, prompts, prompt_rows),
+        seq_lens=rows.astype(_INT32),
+        context_lens=context.astype(_INT32),
+        page_indptr=page_indptr,
+        page_ids=page_ids,
+        logit_rows=last_rows[sampled].astype(_INT32),
+        temperature=table.temperature[sampled_slots],
+        top_k=table.top_k[sampled_slots],
+        top_p=table.top_p[sampled_slots],
+        seed=table.seed[sampled_slots],
+        output_position=(ends[sampled] - table.num_prompt[sampled_slots]).astype(_INT32),
         want_logits=np.zeros(len(sampled), np.bool_),
     )
+    table.cached[slots] = ends
+    table.known[sampled_slots] += 1
+    table.sampled_row[sampled_slots] = np.arange(len(sampled), dtype=_INT32)
+    return StepPlan(batch, slots, table.serial[slots], rows, sampled, num_decodes)
+
+
+def undo(table: SequenceTable, plan: StepPlan) -> None:
+    """Let the table forget a step that did not happen; the latest one first."""
+    same = table.serial[plan.slots] == plan.serials
+    slots = plan.slots[same]
+    table.cached[slots] -= plan.rows[same]
+    table.known[plan.slots[plan.sampled][same[plan.sampled]]] -= 1
+
+
+def _token_ids(
+    table: SequenceTable, decodes: Slots, prompts: list[int], prompt_rows: list[int]
+) -> NDArray[np.int32]:
+    # A token on its way is named by its row in the step before: no other step can have sampled it.
+    is_under_way = table.known[decodes] > table.settled[decodes]
+    last = np.where(is_under_way, -1 - table.sampled_row[decodes], table.last_token[decodes])
+    parts = [last.astype(_INT32, copy=False)]
+    for slot, rows in zip(prompts, prompt_rows, strict=True):
+        start = int(table.cached[slot])
+        parts.append(table.request(slot).tokens[start : start + rows])
+    return np.concatenate(parts)
+
+
+def _page_lists(
+    table: SequenceTable, slots: Slots, ends: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    counts = (ends + PAGE_TOKENS - 1) // PAGE_TOKENS
+    indptr = np.zeros(len(slots) + 1, np.int64)
+    np.cumsum(counts, out=indptr[1:])
+    # Entry i of the list is entry (i - where its sequence starts) of the sequence's row.
+    first = slots * table.pages.shape[1] - indptr[:-1]
+    places = np.repeat(first, counts)
+    places += np.arange(int(indptr[-1]))
+    return indptr.astype(_INT32), table.pages.reshape(-1)[places]

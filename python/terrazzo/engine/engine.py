@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable
+from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..sampling import MAX_SEED, SamplingParams
-from ..step import PAGE_TOKENS, Runner, StepOutput
-from .batch import build_step_input, rows_in_order
-from .outputs import EngineMetrics, FinishReason, RequestOutput, RequestUpdate
+from ..step import PAGE_TOKENS, Runner, StepOutput, StepTicket
+from .batch import StepPlan, undo
+from .length_estimate import FIRST_GUESS
+from .limits import SchedulerLimits
+from .metrics import EngineMetrics, FlopCounter, StepTimes
+from .outputs import FinishReason, RequestOutput, RequestUpdate
+from .prompt import checked_prompt
 from .request import Request
-from .scheduler import Chunk, Scheduler, SchedulerLimits
+from .scheduler import Scheduler
+from .text_stage import TextJob, TextResult, TextStage
 from .text_stream import Decoder, TextStream
+
+# A step is planned while one runs. Deeper would plan with tokens that not even the step before
+# has sampled yet, and keep the machine no busier.
+MAX_IN_FLIGHT = 2
 
 
 def derived_seed(engine_seed: int, request_id: int) -> int:
@@ -24,13 +36,38 @@ def derived_seed(engine_seed: int, request_id: int) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
+class _InFlight(NamedTuple):
+    plan: StepPlan
+    ticket: StepTicket
+
+
+class _Clock:
+    """Adds up where the engine's thread spends its time."""
+
+    __slots__ = ("commit", "first", "last", "plan", "submit", "text", "wait")
+
+    def __init__(self) -> None:
+        self.plan = self.submit = self.wait = self.commit = self.text = 0.0
+        self.first = self.last = 0.0
+
+    def times(self) -> StepTimes:
+        elapsed = max(0.0, self.last - self.first)
+        return StepTimes(self.plan, self.submit, self.wait, self.commit, self.text, elapsed)
+
+
 class Engine:
     """Continuous batching over a runner: add requests, call `step` while there is work.
 
     Everything is a function of the calls: ids count from 0, and a request without a seed gets
     `derived_seed(seed, id)`. A request's outputs do not depend on the other requests. If the runner
-    raises, the step did not happen: no request is lost and `step` may be called again. An engine
-    belongs to one thread at a time.
+    raises, the steps in flight did not happen: no request is lost and `step` may be called again.
+    An engine belongs to one thread at a time.
+
+    Where the runner allows two steps in flight, the next step is submitted before the results of
+    the one before are known (`run_ahead`); a request that ends by a token then leaves one step
+    later, and updates with text come one step after their tokens. Prompts that begin like one whose
+    pages are still in the cache take these (`prefix_reuse`). `expected_outputs` is a first guess of
+    the tokens that a request gets whose end is open; the engine learns better.
     """
 
     def __init__(
@@ -41,6 +78,9 @@ class Engine:
         decoder: Decoder | None = None,
         seed: int = 0,
         limits: SchedulerLimits | None = None,
+        prefix_reuse: bool = True,
+        run_ahead: bool = True,
+        expected_outputs: float = FIRST_GUESS,
     ) -> None:
         if runner.page_size != PAGE_TOKENS:
             raise ValueError(
@@ -51,29 +91,50 @@ class Engine:
         limits = SchedulerLimits.of(runner) if limits is None else limits
         limits.check(runner)
         self._runner = runner
-        self._eos_token_ids = frozenset(eos_token_ids)
+        self._eos_token_ids = np.array(sorted(set(eos_token_ids)), np.int32)
         self._decoder = decoder
         self._seed = seed
-        self._scheduler = Scheduler(limits)
-        self._requests: dict[int, Request] = {}
+        self._scheduler = Scheduler(
+            limits,
+            runner.max_model_len,
+            prefix_reuse=prefix_reuse,
+            expected_outputs=expected_outputs,
+        )
+        self._table = self._scheduler.table
+        self._depth = min(runner.max_in_flight, MAX_IN_FLIGHT) if run_ahead else 1
+        self._in_flight: deque[_InFlight] = deque()
+        self._text = TextStage(decoder, threaded=self._depth > 1)
+        self._updates: list[RequestUpdate] = []  # not returned yet
+        self._requests: dict[int, Request] = {}  # those that have not ended
         self._next_id = 0
         self._num_steps = self._num_rows = self._num_generated = 0
         self._num_finished = self._num_aborted = 0
+        self._flop_counter, self._flops = FlopCounter(runner.config), 0.0
+        self._clock = _Clock()
 
-    def add_request(self, prompt_ids: ArrayLike, params: SamplingParams | None = None) -> int:
-        """Queue a prompt and return its id; ValueError if it can never be served."""
+    def add_request(
+        self, prompt_ids: ArrayLike, params: SamplingParams | None = None, *, stream: bool = True
+    ) -> int:
+        """Queue a prompt and return its id; ValueError if it can never be served.
+
+        A request that is streamed gets an update a token, another one a single update at its end.
+        """
         params = SamplingParams() if params is None else params
-        prompt = self._checked_prompt(prompt_ids)
+        runner = self._runner
+        prompt = checked_prompt(prompt_ids, runner.config.vocab_size, runner.max_model_len)
         if params.stop and self._decoder is None:
             raise ValueError("[Engine] stop strings need an engine with a decoder")
+        has_text = self._decoder is not None and (stream or params.stop)
         request_id = self._next_id
-        request = Request.create(
+        request = Request(
             request_id,
-            prompt,
             params,
-            seed=derived_seed(self._seed, request_id) if params.seed is None else params.seed,
-            max_outputs=min(params.max_tokens, self._runner.max_model_len - len(prompt)),
-            text=None if self._decoder is None else TextStream(self._decoder, params.stop),
+            derived_seed(self._seed, request_id) if params.seed is None else params.seed,
+            num_prompt=len(prompt),
+            max_outputs=min(params.max_tokens, runner.max_model_len - len(prompt)),
+            tokens=prompt,
+            stream=stream,
+            text=TextStream(self._decoder, params.stop) if has_text and self._decoder else None,
         )
         self._scheduler.add(request)
         self._requests[request_id] = request
@@ -81,36 +142,37 @@ class Engine:
         return request_id
 
     def step(self) -> list[RequestUpdate]:
-        """Run one step and return what it added, at most one update a request."""
-        chunks = rows_in_order(self._scheduler.plan())
-        if not chunks:
-            return []
-        batch = build_step_input(chunks)
-        output = self._runner.step(batch)
-        if len(output.tokens) != batch.num_logit_rows:
-            raise RuntimeError(
-                f"[Engine] expected {batch.num_logit_rows} tokens from the runner, got "
-                f"{len(output.tokens)}"
-            )
-        self._num_steps += 1
-        self._num_rows += batch.num_rows
-        return self._commit(chunks, output)
+        """Submit steps while there is something to do and room, collect one, and return what is
+        new: at most one update a request and step.
+        """
+        self._submit_steps()
+        if self._in_flight:
+            self._collect_step()
+        elif self._scheduler.waiting and not self._text.is_busy:
+            raise RuntimeError("[Engine] requests wait, but no step can be planned")
+        if not self._in_flight:
+            self._take_texts(self._text.finish())
+        updates, self._updates = self._updates, []
+        return updates
 
     def abort(self, request_id: int) -> RequestOutput | None:
-        """End a request now and return what it has; None if it has ended already."""
+        """End a request now and return what it has; None if its end was reported already."""
+        if not 0 <= request_id < self._next_id:
+            raise ValueError(f"[Engine] abort: no request ever had the id {request_id}")
+        if request_id in self._requests:
+            self._take_texts(self._text.finish())
+        ended = [u.output for u in self._updates if u.request_id == request_id and u.output]
+        self._updates = [u for u in self._updates if u.request_id != request_id]
         request = self._requests.get(request_id)
         if request is None:
-            if not 0 <= request_id < self._next_id:
-                raise ValueError(f"[Engine] abort: no request ever had the id {request_id}")
-            return None
+            return ended[0] if ended else None
+        self._leave(request)
         self._num_aborted += 1
-        if request.text is not None:
-            request.text.finish()
-        return self._end(request, "abort")
+        return self._end(request, "abort", self._text_at_abort(request))
 
     def has_work(self) -> bool:
-        """Whether any request has not ended."""
-        return bool(self._requests)
+        """Whether any request has not ended, or its end was not reported."""
+        return bool(self._requests or self._updates)
 
     def metrics(self) -> EngineMetrics:
         """A snapshot of counters and queues."""
@@ -118,76 +180,164 @@ class Engine:
         return EngineMetrics(
             steps=self._num_steps,
             computed_rows=self._num_rows,
+            prompt_tokens=scheduler.num_prompt_tokens,
+            reused_tokens=scheduler.num_reused_tokens,
             generated_tokens=self._num_generated,
             preemptions=scheduler.num_preemptions,
             finished=self._num_finished,
             aborted=self._num_aborted,
-            running=len(scheduler.running),
+            running=len(self._table.running),
             waiting=len(scheduler.waiting),
-            free_pages=scheduler.allocator.num_free,
-            num_pages=scheduler.allocator.num_pages,
+            preempted=scheduler.waiting.num_preempted,
+            free_pages=scheduler.pool.num_free,
+            cached_pages=scheduler.pool.num_cached,
+            num_pages=scheduler.pool.num_pages,
+            model_flops=self._flops,
+            times=self._clock.times(),
         )
 
     def check(self) -> None:
         """Raise RuntimeError unless KV pages and queues are consistent; for tests and debugging."""
         self._scheduler.check()
 
-    def _checked_prompt(self, prompt_ids: ArrayLike) -> NDArray[np.int32]:
+    def forget_prefixes(self) -> None:
+        """Compute every prompt that comes anew, as a fresh engine would."""
+        self._scheduler.pool.forget()
+
+    def _submit_steps(self) -> None:
+        clock = self._clock
+        while len(self._in_flight) < self._depth:
+            start = perf_counter()
+            plan = self._scheduler.plan()
+            planned = perf_counter()
+            clock.plan += planned - start
+            if plan is None:
+                return
+            try:
+                ticket = self._runner.submit(plan.batch)
+            except BaseException:
+                undo(self._table, plan)
+                raise
+            clock.submit += perf_counter() - planned
+            clock.first = clock.first or planned
+            self._in_flight.append(_InFlight(plan, ticket))
+
+    def _collect_step(self) -> None:
+        clock, start = self._clock, perf_counter()
+        plan, ticket = self._in_flight[0]
         try:
-            prompt = np.asarray(prompt_ids)
-        except ValueError:  # ragged
-            prompt = np.asarray(None)
-        if prompt.size == 0:
-            raise ValueError("[Engine] empty prompt: expected at least one token")
-        if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
-            raise ValueError("[Engine] prompt: expected a flat list of integer token ids")
-        vocab_size = self._runner.config.vocab_size
-        outside = prompt[(prompt < 0) | (prompt >= vocab_size)]
-        if outside.size:
-            raise ValueError(
-                f"[Engine] token id {outside[0]}: expected one in [0, {vocab_size - 1}]"
-            )
-        max_model_len = self._runner.max_model_len
-        if prompt.size >= max_model_len:
-            raise ValueError(
-                f"[Engine] the prompt has {prompt.size} tokens, but the context of {max_model_len} "
-                f"tokens has room for {max_model_len - 1} beside a generated one"
-            )
-        return prompt.astype(np.int32)
+            output = self._runner.collect(ticket)
+            if len(output.tokens) != plan.batch.num_logit_rows:
+                raise RuntimeError(
+                    f"[Engine] expected {plan.batch.num_logit_rows} tokens from the runner, got "
+                    f"{len(output.tokens)}"
+                )
+        except BaseException:
+            # This step and those behind it did not happen.
+            while self._in_flight:
+                undo(self._table, self._in_flight.pop().plan)
+            raise
+        self._in_flight.popleft()
+        clock.last = perf_counter()
+        clock.wait += clock.last - start
+        jobs = self._settle(plan, output)
+        settled = perf_counter()
+        clock.commit += settled - clock.last
+        self._take_texts(self._text.exchange(jobs) if self._decoder else _without_text(jobs))
+        clock.text += perf_counter() - settled
 
-    def _commit(self, chunks: Sequence[Chunk], output: StepOutput) -> list[RequestUpdate]:
-        updates = []
-        tokens = zip(output.tokens.tolist(), output.logprobs.tolist(), strict=True)
-        for chunk in chunks:
-            is_last = chunk.is_last
-            chunk.request.num_cached += chunk.num_rows
-            if is_last:
-                token_id, logprob = next(tokens)
-                updates.append(self._append(chunk.request, token_id, logprob))
-        return updates
+    def _settle(self, plan: StepPlan, output: StepOutput) -> list[TextJob]:
+        """Enter a step's results into the table; returns what is to be reported."""
+        table = self._table
+        self._num_steps += 1
+        self._num_rows += plan.batch.num_rows
+        self._flops += self._flop_counter.of(plan.batch)
+        # Sequences that left since the step was planned get nothing.
+        same = table.serial[plan.slots] == plan.serials
+        slots = plan.slots[same]
+        table.settled_cached[slots] += plan.rows[same]
+        if plan.num_decodes < len(plan.slots):
+            self._scheduler.settle_prompts(plan)
+        is_live = same[plan.sampled]
+        slots = plan.slots[plan.sampled[is_live]]
+        tokens, logprobs = output.tokens[is_live], output.logprobs[is_live]
+        counts = table.settle(slots, tokens, logprobs)
+        self._num_generated += len(slots)
+        is_eos = self._is_eos(tokens) & ~table.ignores_eos[slots]
+        is_last = is_eos | (table.settled[slots] == table.limit[slots])
+        is_open = table.has_open_end[slots]
+        self._scheduler.estimate.observe(
+            int(np.count_nonzero(is_open)), int(np.count_nonzero(is_eos))
+        )
+        jobs: list[TextJob] = []
+        noted = np.flatnonzero(is_last | table.reports[slots])
+        for i, slot, token, logprob, count in zip(
+            noted.tolist(),
+            slots[noted].tolist(),
+            tokens[noted].tolist(),
+            logprobs[noted].tolist(),
+            counts[noted].tolist(),
+            strict=True,
+        ):
+            request = table.request(slot)
+            reason: FinishReason | None = None
+            if is_last[i]:
+                reason = "stop" if is_eos[i] else "length"
+                self._scheduler.release(slot)
+            ids = [token]
+            if request.text is None and reason is not None and self._decoder is not None:
+                ids = request.tokens[request.num_prompt :].tolist()
+            jobs.append(TextJob(request, ids, logprob, count, reason, bool(is_eos[i])))
+        if is_last.any():
+            table.drop_removed()
+        return jobs
 
-    def _append(self, request: Request, token_id: int, logprob: float) -> RequestUpdate:
-        self._num_generated += 1
-        request.append(token_id, logprob)
-        reason = self._finish_reason(request, token_id)
-        text = "" if request.text is None else request.text.release(final=reason is not None)
-        output = None
-        if reason is not None:
-            self._num_finished += 1
-            output = self._end(request, reason)
-        return RequestUpdate(request.request_id, token_id, logprob, text, output)
+    def _is_eos(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+        found = np.zeros(len(tokens), np.bool_)
+        for eos in self._eos_token_ids:
+            found |= tokens == eos
+        return found
 
-    def _finish_reason(self, request: Request, token_id: int) -> FinishReason | None:
-        ends = token_id in self._eos_token_ids and not request.params.ignore_eos
-        found_stop = not ends and request.text is not None and request.text.append(token_id)
-        is_full = request.num_outputs == request.max_outputs
-        if (ends or is_full) and not found_stop and request.text is not None:
-            found_stop = request.text.finish()
-        if ends or found_stop:
-            return "stop"
-        return "length" if is_full else None
+    def _take_texts(self, results: list[TextResult]) -> None:
+        """Make updates of texts, and end requests that a stop string ended."""
+        for result in results:
+            job, request = result.job, result.job.request
+            if request.has_ended:
+                continue
+            output = None
+            if result.reason is not None:
+                self._leave(request)
+                request.cut(job.num_outputs)
+                if job.reason is None:
+                    self._scheduler.estimate.observe(0, 1)
+                self._num_finished += 1
+                output = self._end(request, result.reason, result.text)
+            if request.stream or output is not None:
+                self._updates.append(
+                    RequestUpdate(
+                        request.request_id, job.token_ids[-1], job.logprob, result.piece, output
+                    )
+                )
 
-    def _end(self, request: Request, reason: FinishReason) -> RequestOutput:
-        self._scheduler.remove(request)
+    def _leave(self, request: Request) -> None:
+        """Take a request from wherever it is."""
+        if request.slot is not None:
+            self._scheduler.release(request.slot)
+            self._table.drop_removed()
+        elif request.is_waiting:
+            self._scheduler.waiting.remove(request)
+
+    def _end(self, request: Request, reason: FinishReason, text: str) -> RequestOutput:
+        request.has_ended = True
         del self._requests[request.request_id]
-        return request.finished(reason)
+        return request.finished(reason, text)
+
+    def _text_at_abort(self, request: Request) -> str:
+        if request.text is None:
+            return self._text.whole_text(request.tokens[request.num_prompt :].tolist())
+        request.text.finish()
+        return request.text.text
+
+
+def _without_text(jobs: list[TextJob]) -> list[TextResult]:
+    return [TextResult(job, "", "", job.reason) for job in jobs]

@@ -27,10 +27,11 @@ class RequestOutput:
 
 @dataclass(frozen=True, slots=True)
 class RequestUpdate:
-    """What one step added to one request.
+    """What one step added to one request, or all of a request that is not streamed.
 
-    `text` is the part that can no longer change: it may lag behind the tokens while a character is
-    incomplete or a stop string may be under way. `output` is set by the last update of a request.
+    `token_id` and `logprob` are those of its last token. `text` is the part that can no longer
+    change: it may lag behind the tokens while a character is incomplete or a stop string may be
+    under way. `output` is set by the last update of a request.
     """
 
     request_id: int
@@ -38,19 +39,3 @@ class RequestUpdate:
     logprob: float
     text: str
     output: RequestOutput | None
-
-
-@dataclass(frozen=True, slots=True)
-class EngineMetrics:
-    """Counts since the engine was made, and its state now."""
-
-    steps: int
-    computed_rows: int  # rows of all steps, recomputed ones included
-    generated_tokens: int
-    preemptions: int
-    finished: int
-    aborted: int
-    running: int
-    waiting: int
-    free_pages: int
-    num_pages: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +10,10 @@ from numpy.typing import NDArray
 from ..sampling import SamplingParams
 from ..step import PAGE_TOKENS
 from .outputs import FinishReason, RequestOutput
+from .page_pool import ROOT_KEY, chain_keys
 from .text_stream import TextStream
+
+_NO_LOGPROBS = np.empty(0, np.float32)
 
 
 def pages_for(num_tokens: int) -> int:
@@ -21,9 +23,10 @@ def pages_for(num_tokens: int) -> int:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """Prompt and generated tokens in one array, of which the first `num_cached` are in KV pages.
+    """What is known of a request while it waits, and what it was given once it has left.
 
-    Recomputation needs nothing else: with `num_cached` back at 0 all tokens are a prompt again.
+    While it runs, its state is a slot of the SequenceTable. Recomputation needs nothing but
+    `tokens`: they are a prompt again.
     """
 
     request_id: int
@@ -31,41 +34,20 @@ class Request:
     seed: int
     num_prompt: int
     max_outputs: int
-    tokens: NDArray[np.int32]  # [num_prompt + max_outputs], the first num_tokens are known
-    text: TextStream | None
-    num_tokens: int
-    num_cached: int = 0
-    pages: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
-    logprobs: list[float] = field(default_factory=list)
-
-    @classmethod
-    def create(
-        cls,
-        request_id: int,
-        prompt: NDArray[np.int32],
-        params: SamplingParams,
-        *,
-        seed: int,
-        max_outputs: int,
-        text: TextStream | None,
-    ) -> Request:
-        tokens = np.concatenate([prompt, np.zeros(max_outputs, np.int32)])
-        return cls(
-            request_id, params, seed, len(prompt), max_outputs, tokens, text, num_tokens=len(prompt)
-        )
+    tokens: NDArray[np.int32]  # prompt, and outputs up to the last preemption or the end
+    stream: bool  # whether each token is reported
+    text: TextStream | None = None  # where text is needed token by token
+    logprobs: NDArray[np.float32] = field(default_factory=lambda: _NO_LOGPROBS)  # of the outputs
+    keys: list[bytes] = field(default_factory=list)  # of the first full pages of `tokens`
+    num_preempted: int = 0
+    num_overtaken: int = 0  # later requests that were admitted while this one waited
+    slot: int | None = None  # while it runs
+    is_waiting: bool = False
+    has_ended: bool = False
 
     @property
     def num_outputs(self) -> int:
-        return self.num_tokens - self.num_prompt
-
-    @property
-    def num_pending(self) -> int:
-        """Known tokens that are not in the KV cache: one when decoding, more for a prompt."""
-        return self.num_tokens - self.num_cached
-
-    @property
-    def is_decoding(self) -> bool:
-        return self.num_outputs > 0 and self.num_pending == 1
+        return len(self.tokens) - self.num_prompt
 
     @property
     def most_pages(self) -> int:
@@ -73,21 +55,30 @@ class Request:
         return pages_for(self.num_prompt + self.max_outputs - 1)
 
     @property
-    def output_ids(self) -> Sequence[int]:
-        ids: list[int] = self.tokens[self.num_prompt : self.num_tokens].tolist()
-        return ids
+    def has_open_end(self) -> bool:
+        """Whether it may end before its `max_outputs` tokens."""
+        return not self.params.ignore_eos or bool(self.params.stop)
 
-    def append(self, token_id: int, logprob: float) -> None:
-        self.tokens[self.num_tokens] = token_id
-        self.num_tokens += 1
-        self.logprobs.append(logprob)
+    def page_keys(self, count: int) -> list[bytes]:
+        """Keys of its first `count` pages, all of them full; computed once."""
+        done = len(self.keys)
+        if done < count:
+            parent = self.keys[-1] if self.keys else ROOT_KEY
+            self.keys += chain_keys(self.tokens[done * PAGE_TOKENS :], count - done, parent)
+        return self.keys[:count]
 
-    def finished(self, reason: FinishReason) -> RequestOutput:
+    def cut(self, num_outputs: int) -> None:
+        """Forget outputs behind the first so many."""
+        self.tokens = self.tokens[: self.num_prompt + num_outputs]
+        self.logprobs = self.logprobs[:num_outputs]
+
+    def finished(self, reason: FinishReason, text: str) -> RequestOutput:
+        tokens = self.tokens.tolist()
         return RequestOutput(
             request_id=self.request_id,
-            prompt_token_ids=tuple(self.tokens[: self.num_prompt].tolist()),
-            token_ids=tuple(self.output_ids),
-            text="" if self.text is None else self.text.text,
+            prompt_token_ids=tuple(tokens[: self.num_prompt]),
+            token_ids=tuple(tokens[self.num_prompt :]),
+            text=text,
             finish_reason=reason,
-            logprobs=tuple(self.logprobs) if self.params.logprobs else None,
+            logprobs=tuple(self.logprobs.tolist()) if self.params.logprobs else None,
         )

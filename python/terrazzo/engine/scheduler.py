@@ -1,78 +1,55 @@
-"""Decides which rows of which requests the next step computes."""
+"""Decides which rows of which sequences the next step computes."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
-
 import numpy as np
 
-from ..step import Runner
-from .block_allocator import BlockAllocator
+from ..step import PAGE_TOKENS
+from .batch import StepPlan, plan_step
+from .kv_forecast import KvForecast
+from .length_estimate import FIRST_GUESS, LengthEstimate
+from .limits import SchedulerLimits
+from .page_pool import PagePool
 from .request import Request, pages_for
+from .sequence_table import SequenceTable, Slots
+from .waiting_queue import WaitingQueue
 
-
-@dataclass(frozen=True, slots=True)
-class SchedulerLimits:
-    """What one step and the KV cache may hold; at most what the runner can do."""
-
-    max_batch_tokens: int  # rows of a step
-    max_chunk_tokens: int  # rows of one prompt in a step
-    max_sequences: int
-    num_pages: int
-
-    def __post_init__(self) -> None:
-        for name in (entry.name for entry in fields(self)):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"[SchedulerLimits] {name}: expected at least 1, got {value}")
-
-    @classmethod
-    def of(cls, runner: Runner) -> SchedulerLimits:
-        """All that the runner can do."""
-        return cls(runner.max_tokens, runner.max_tokens, runner.max_sequences, runner.num_pages)
-
-    def check(self, runner: Runner) -> None:
-        """Raise ValueError where the runner can do less."""
-        able = SchedulerLimits.of(runner)
-        for name in (entry.name for entry in fields(self)):
-            if getattr(self, name) > getattr(able, name):
-                raise ValueError(
-                    f"[SchedulerLimits] {name}: expected at most the runner's "
-                    f"{getattr(able, name)}, got {getattr(self, name)}"
-                )
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """The next `num_rows` pending tokens of a request, to be computed in one step."""
-
-    request: Request
-    num_rows: int
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the last row sees all known tokens, so that a token is sampled there."""
-        return self.num_rows == self.request.num_pending
+# Waiting requests that are looked at when the first does not fit, and how many later ones may be
+# admitted before a request. After that nobody is until it is.
+LOOKAHEAD = 8
+MAX_OVERTAKEN = 64
 
 
 class Scheduler:
-    """Continuous batching, first come first served.
+    """Continuous batching, first come first served with a bound.
 
-    Invariant: every running request arrived before every waiting one, and both are in order of
-    arrival. Preemption takes the youngest, so the oldest request moves on in every step, and as
-    each request fits into the KV cache alone, all of them end.
+    Decoding sequences have a row in every step; what is left of the step's rows goes to prompts, in
+    order of arrival. Preemption takes the youngest, so the oldest moves on in every step; each
+    request fits into the KV cache alone; and no request is overtaken by more than MAX_OVERTAKEN
+    later ones. So all of them end.
     """
 
-    __slots__ = ("allocator", "limits", "num_preemptions", "running", "waiting")
-
-    def __init__(self, limits: SchedulerLimits) -> None:
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        max_model_len: int,
+        *,
+        prefix_reuse: bool = True,
+        expected_outputs: float = FIRST_GUESS,
+    ) -> None:
         self.limits = limits
-        self.allocator = BlockAllocator(limits.num_pages)
-        self.running: list[Request] = []
-        self.waiting: deque[Request] = deque()
+        self.pool = PagePool(limits.num_pages)
+        self.table = SequenceTable(limits.max_sequences, max_model_len)
+        self.waiting = WaitingQueue()
+        self.estimate = LengthEstimate(expected_outputs)
         self.num_preemptions = 0
+        self.num_prompt_tokens = 0  # of requests when they were first admitted
+        self.num_reused_tokens = 0  # found in the cache, not computed
+        self._forecast = KvForecast(limits.num_pages, max_model_len)
+        self._prefix_reuse = prefix_reuse
+        # Pages that running prompts will fill -> serial of the sequence. Who needs such a page
+        # waits for it.
+        self._coming: dict[bytes, int] = {}
 
     def add(self, request: Request) -> None:
         """Queue a request; one that could not fit even alone raises ValueError."""
@@ -84,88 +61,184 @@ class Scheduler:
             )
         self.waiting.append(request)
 
-    def remove(self, request: Request) -> None:
-        """Forget a request that has ended, and free its pages."""
-        if request in self.running:
-            self.running.remove(request)
-        else:
-            self.waiting.remove(request)
-        self._release_pages(request)
+    def plan(self) -> StepPlan | None:
+        """Choose the next step's rows and count them as done; None if there is nothing to do now.
 
-    def plan(self) -> list[Chunk]:
-        """Choose the next step's rows: decoding requests first, then prompt chunks.
-
-        Planning again without a step in between gives the same rows.
+        A sequence whose last token is under way has nothing left to do.
         """
-        chunks = list(self._plan_decodes())
-        budget = self.limits.max_batch_tokens - len(chunks)
-        chunks += self._plan_prompts(budget)
-        return chunks
+        table = self.table
+        running = table.running
+        known, cached = table.known[running], table.cached[running]
+        pending = known - cached  # one when decoding, more for a prompt
+        is_decoding = (pending == 1) & (known < table.limit[running])
+        decodes = self._with_pages(running[is_decoding][: self.limits.max_batch_tokens])
+        budget = self.limits.max_batch_tokens - len(decodes)
+        prompts, rows = self._prompts(running[pending > 1], budget)
+        budget -= sum(rows)
+        if budget > 0 and len(self.waiting):
+            self._admit(budget, prompts, rows)
+        if not prompts and not decodes.size:
+            return None
+        return plan_step(table, decodes, prompts, rows)
+
+    def settle_prompts(self, plan: StepPlan) -> None:
+        """After `settled_cached` has grown: let pages be found that a collected step filled."""
+        if not self._prefix_reuse:
+            return
+        table = self.table
+        same = table.serial[plan.prompt_slots] == plan.serials[plan.num_decodes :]
+        for slot in plan.prompt_slots[same].tolist():
+            request = table.request(slot)
+            count = min(int(table.settled_cached[slot]), len(request.tokens)) // PAGE_TOKENS
+            keys, first = request.page_keys(count), count
+            while first > 0 and self._coming.pop(keys[first - 1], None) is not None:
+                first -= 1  # the pages before are done already
+            self.pool.register(table.pages[slot, first:count].tolist(), keys[first:])
+
+    def release(self, slot: int) -> Request:
+        """Take a sequence out and free its pages; call `table.drop_removed` when all are out."""
+        table, request = self.table, self.table.request(slot)
+        pages, num_cached = table.pages_of(slot), int(table.settled_cached[slot])
+        serial = int(table.serial[slot])
+        table.remove(slot)
+        if self._prefix_reuse:
+            for key in reversed(request.keys):
+                if self._coming.get(key) == serial:
+                    del self._coming[key]
+            keys = request.page_keys(min(num_cached, len(request.tokens)) // PAGE_TOKENS)
+            self.pool.register(pages.tolist(), keys)
+        self.pool.release(pages)
+        return request
 
     def check(self) -> None:
         """Raise RuntimeError unless pages and queues are consistent."""
-        self.allocator.check(request.pages for request in (*self.running, *self.waiting))
-        order = [request.request_id for request in (*self.running, *self.waiting)]
-        if order != sorted(order):
-            raise RuntimeError(f"[Scheduler] requests out of order of arrival: {order}")
+        table = self.table
+        self.pool.check(table.pages_of(slot) for slot in table.running.tolist())
+        taken = [slot for slot, request in enumerate(table.requests) if request is not None]
+        if sorted(table.running.tolist()) != taken:
+            raise RuntimeError(f"[Scheduler] slots {taken} are taken, {table.running} run")
+        for name, order in (
+            ("running", table.arrival[table.running].tolist()),
+            ("waiting", [request.request_id for request in self.waiting]),
+        ):
+            if order != sorted(order):
+                raise RuntimeError(f"[Scheduler] {name} requests out of order: {order}")
+        if len(self.waiting) != sum(1 for _ in self.waiting):
+            raise RuntimeError(f"[Scheduler] {len(self.waiting)} is not the number of waiting ones")
+        if not taken and self._coming:
+            raise RuntimeError("[Scheduler] pages are awaited that nobody computes")
 
-    def _plan_decodes(self) -> Iterator[Chunk]:
-        # They fit into the step: each of them had a row in the step before, beside the others.
-        index = 0
-        # Preemption shortens `running` at its end only, behind the request that asked for a page.
-        while index < len(self.running):
-            request = self.running[index]
-            index += 1
-            if request.is_decoding and self._make_room(request):
-                yield Chunk(request, 1)
-
-    def _plan_prompts(self, budget: int) -> Iterator[Chunk]:
-        index = 0
-        while budget > 0 and (index < len(self.running) or self._admit()):
-            request = self.running[index]
-            index += 1
-            if not request.is_decoding:
-                rows = min(request.num_pending, self.limits.max_chunk_tokens, budget)
-                budget -= rows
-                yield Chunk(request, rows)
-
-    def _make_room(self, request: Request) -> bool:
-        """Give a decoding request its next page if it needs one; False when it was preempted."""
-        if pages_for(request.num_tokens) <= len(request.pages):
-            return True
-        while self.allocator.num_free == 0:
-            victim = self.running[-1]
-            self._preempt(victim)
-            if victim is request:
-                return False
-        request.pages = np.concatenate([request.pages, self.allocator.allocate(1)])
-        return True
-
-    def _preempt(self, victim: Request) -> None:
-        self.running.remove(victim)
-        self._release_pages(victim)
-        victim.num_cached = 0
-        self.waiting.appendleft(victim)
-        self.num_preemptions += 1
-
-    def _admit(self) -> bool:
-        """Start the oldest waiting request if all its known tokens find pages.
-
-        One page is kept back for each running request that may still grow, else a newcomer would
-        often be preempted at once.
+    def _with_pages(self, decodes: Slots) -> Slots:
+        """Give decoding sequences their next page where they need one; returns those that can go
+        on. The youngest are preempted while pages are short.
         """
-        if not self.waiting or len(self.running) == self.limits.max_sequences:
-            return False
-        request = self.waiting[0]
-        num_pages = pages_for(request.num_tokens)
-        num_growing = sum(len(other.pages) < other.most_pages for other in self.running)
-        if num_pages + num_growing > self.allocator.num_free:
-            return False
-        self.waiting.popleft()
-        request.pages = self.allocator.allocate(num_pages)
-        self.running.append(request)
-        return True
+        table = self.table
+        needs = table.cached[decodes] >= table.num_pages[decodes] * PAGE_TOKENS
+        while (count := int(np.count_nonzero(needs))) > self.pool.num_free:
+            unfinished = table.running[table.known[table.running] < table.limit[table.running]]
+            if len(unfinished) == 1:
+                # Others have their last token under way and leave with their pages.
+                return decodes[:0]
+            self._preempt(int(unfinished[-1]))
+            stay = table.serial[decodes] >= 0
+            decodes, needs = decodes[stay], needs[stay]
+        if count:
+            slots = decodes[needs]
+            table.pages[slots, table.num_pages[slots]] = self.pool.allocate(count)
+            table.num_pages[slots] += 1
+        return decodes
 
-    def _release_pages(self, request: Request) -> None:
-        self.allocator.free(request.pages)
-        request.pages = np.empty(0, np.int32)
+    def _preempt(self, slot: int) -> None:
+        request = self.release(slot)
+        self.table.drop_removed()
+        request.num_preempted += 1
+        self.num_preemptions += 1
+        self.waiting.put_back(request)
+
+    def _prompts(self, slots: Slots, budget: int) -> tuple[list[int], list[int]]:
+        """Running prompts and the rows that each gets."""
+        table = self.table
+        prompts: list[int] = []
+        rows: list[int] = []
+        for slot in slots.tolist():
+            if budget == 0:
+                break
+            if table.serial[slot] >= 0:  # else it was preempted a moment ago
+                prompts.append(slot)
+                rows.append(self._rows_of(slot, budget))
+                budget -= rows[-1]
+        return prompts, rows
+
+    def _rows_of(self, slot: int, budget: int) -> int:
+        pending = int(self.table.known[slot] - self.table.cached[slot])
+        return min(pending, self.limits.max_chunk_tokens, budget)
+
+    def _admit(self, budget: int, prompts: list[int], rows: list[int]) -> None:
+        """Start waiting requests while rows, slots and pages last; adds their first rows."""
+        if self.table.num_free == 0:
+            return
+        self._start_forecast()
+        admitted: list[int] = []
+        passed: list[Request] = []
+        while budget > 0 and self.table.num_free > 0:
+            front = self.waiting.front(len(passed) + 1)
+            if len(front) == len(passed):
+                break
+            request = front[-1]
+            slot = self._try_admit(request, is_alone=not (self.table.running.size or admitted))
+            if slot is None:
+                passed.append(request)
+                if len(passed) == LOOKAHEAD or request.num_overtaken >= MAX_OVERTAKEN:
+                    break
+                continue
+            admitted.append(slot)
+            prompts.append(slot)
+            rows.append(self._rows_of(slot, budget))
+            budget -= rows[-1]
+            for other in passed:
+                other.num_overtaken += 1
+            if any(other.num_overtaken >= MAX_OVERTAKEN for other in passed):
+                break
+        self.table.admit(admitted)
+
+    def _start_forecast(self) -> None:
+        table = self.table
+        stays = table.running[table.known[table.running] < table.limit[table.running]]
+        known = table.known[stays]
+        remaining = self.estimate.remaining_of(
+            table.limit[stays] - known, table.has_open_end[stays]
+        )
+        in_use = self.pool.num_pages - self.pool.num_free
+        shared = int(table.num_pages[table.running].sum()) - in_use
+        self._forecast.start(known, remaining, shared * PAGE_TOKENS)
+
+    def _try_admit(self, request: Request, *, is_alone: bool) -> int | None:
+        """Start a request if its pages are there and are expected to suffice; returns its slot."""
+        pool, table = self.pool, self.table
+        num_tokens = len(request.tokens)
+        keys = request.page_keys(num_tokens // PAGE_TOKENS) if self._prefix_reuse else []
+        # Its last token is computed in any case: somebody must sample the next one.
+        usable = keys[: (num_tokens - 1) // PAGE_TOKENS]
+        found = pool.find(usable)
+        if len(found) < len(usable) and usable[len(found)] in self._coming:
+            return None
+        num_kept, num_new = pool.num_kept(found), pages_for(num_tokens) - len(found)
+        # Who was preempted returns when it will not be again at once.
+        spare = len(table.running) if request.num_preempted else 0
+        if num_new + num_kept + spare > pool.num_free:
+            return None
+        most = request.num_prompt + request.max_outputs - num_tokens
+        rest = min(most, int(self.estimate.remaining)) if request.has_open_end else most
+        shared = (len(found) - num_kept) * PAGE_TOKENS
+        if not self._forecast.admit(num_tokens, rest, shared) and not is_alone:
+            return None
+        pool.take(found)
+        pages = np.concatenate([np.array(found, np.int32), pool.allocate(num_new)])
+        slot = table.add(request, pages, len(found))
+        self.waiting.remove(request)
+        self.num_reused_tokens += len(found) * PAGE_TOKENS
+        if not request.num_preempted:
+            self.num_prompt_tokens += request.num_prompt
+        serial = int(table.serial[slot])
+        self._coming.update(dict.fromkeys(keys[len(found) :], serial))
+        return slot

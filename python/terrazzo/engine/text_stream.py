@@ -18,13 +18,14 @@ class Decoder(Protocol):
 class TextStream:
     """Text that grows token by token and ends before the first stop string."""
 
-    __slots__ = ("_decoder", "_num_released", "_stop", "text")
+    __slots__ = ("_decoder", "_num_released", "_stop", "has_ended", "text")
 
     def __init__(self, decoder: Decoder, stop: Sequence[str] = ()) -> None:
         self._decoder = StreamDecoder(decoder.decode)
         self._stop = tuple(stop)
         self._num_released = 0  # characters that release() has returned
         self.text = ""
+        self.has_ended = False  # set by whoever feeds it
 
     def append(self, token_id: int) -> bool:
         """Add a token; True when a stop string is complete: `text` then ends before it."""

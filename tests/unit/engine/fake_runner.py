@@ -8,12 +8,13 @@ poison, which is an error.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.models.config import ModelConfig
-from terrazzo.step import PAGE_TOKENS, StepInput, StepOutput
+from terrazzo.step import PAGE_TOKENS, StepInput, StepOutput, StepTicket
 
 POISON = -(2**31)
 
@@ -42,7 +43,9 @@ class MachineStoppedError(RuntimeError):
 
 
 class FakeRunner:
-    """Keeps the Runner protocol; `fail_next` makes the next step raise MachineStoppedError."""
+    """Keeps the Runner protocol; `fail_next` makes the next collected step raise
+    MachineStoppedError. A step in flight has done its work already, also if it fails later.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class FakeRunner:
         max_sequences: int = 16,
         max_model_len: int = 1024,
         vocab_size: int = 64,
+        max_in_flight: int = 1,
     ) -> None:
         self.config = tiny_config(vocab_size)
         self.num_pages = num_pages
@@ -59,21 +63,44 @@ class FakeRunner:
         self.max_tokens = max_tokens
         self.max_sequences = max_sequences
         self.max_model_len = max_model_len
+        self.max_in_flight = max_in_flight
         self.fail_next = False
-        self.batches: list[StepInput] = []
+        self.batches: list[StepInput] = []  # of collected steps
+        self._in_flight: deque[tuple[StepTicket, StepInput, StepOutput]] = deque()
+        self._num_submitted = 0
         self._pool = np.full((num_pages, PAGE_TOKENS), POISON, np.int32)
         self._sampled: NDArray[np.int32] = np.empty(0, np.int32)
 
     def step(self, batch: StepInput) -> StepOutput:
+        assert not self._in_flight
+        return self.collect(self.submit(batch))
+
+    def submit(self, batch: StepInput) -> StepTicket:
+        assert len(self._in_flight) < self.max_in_flight
+        output = self._run(batch)
+        ticket = StepTicket(self._num_submitted)
+        self._num_submitted += 1
+        self._in_flight.append((ticket, batch, output))
+        return ticket
+
+    def collect(self, ticket: StepTicket) -> StepOutput:
+        oldest, batch, output = self._in_flight.popleft()
+        assert oldest == ticket
+        if self.fail_next:
+            self.fail_next = False
+            self._in_flight.clear()
+            self._sampled = self._sampled[:0]
+            raise MachineStoppedError
+        self.batches.append(batch)
+        return output
+
+    def _run(self, batch: StepInput) -> StepOutput:
         self._check(batch)
         token_ids = self._resolved(batch.token_ids)
         starts = np.concatenate([[0], np.cumsum(batch.seq_lens)])
         for i in range(batch.num_sequences):
             context = int(batch.context_lens[i])
             self._append(self._pages(batch, i), context, token_ids[starts[i] : starts[i + 1]])
-        if self.fail_next:
-            self.fail_next = False
-            raise MachineStoppedError
         tokens = np.empty(batch.num_logit_rows, np.int32)
         logprobs = np.empty(batch.num_logit_rows, np.float32)
         logits = np.zeros((int(batch.want_logits.sum()), self.config.vocab_size), np.float32)
@@ -85,7 +112,6 @@ class FakeRunner:
             logprobs[k] = -float(digest % 1000) / 100
         logits[np.arange(len(logits)), tokens[batch.want_logits]] = 1
         self._sampled = tokens
-        self.batches.append(batch)
         return StepOutput(tokens, logprobs, logits)
 
     def _check(self, batch: StepInput) -> None:
@@ -93,7 +119,11 @@ class FakeRunner:
         assert batch.num_sequences <= self.max_sequences
         assert (batch.context_lens + batch.seq_lens).max() <= self.max_model_len
         assert batch.page_ids.max() < self.num_pages
-        assert len(set(batch.page_ids.tolist())) == len(batch.page_ids), "shared page"
+        uses = np.bincount(batch.page_ids, minlength=self.num_pages)
+        for i in range(batch.num_sequences):
+            pages, context = self._pages(batch, i), int(batch.context_lens[i])
+            assert len(set(pages.tolist())) == len(pages), "a page twice in a sequence"
+            assert (uses[pages[context // PAGE_TOKENS :]] == 1).all(), "shared page is written"
         one_row = batch.seq_lens == 1
         assert (np.diff(one_row.astype(np.int8)) <= 0).all(), "decode rows come first"
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.engine.fake_runner import FakeRunner, MachineStoppedError, reference_tokens
+from unit.engine.fake_tokenizer import FakeTokenizer
 
 from terrazzo.engine import Engine, EngineMetrics, RequestOutput, SchedulerLimits, derived_seed
 from terrazzo.engine.request import pages_for
 from terrazzo.sampling import SamplingParams
 
 EOS = 0
+NEVER = 1000  # no token
 VOCAB_SIZE = 64
 MAX_MODEL_LEN = 300
 ENGINE_SEED = 7
@@ -68,15 +70,15 @@ limits_strategy = st.builds(
 )
 
 
-def expected_tokens(case: Case, request_id: int) -> list[int]:
+def expected_tokens(case: Case, request_id: int, eos: int) -> list[int]:
     params = case.params
     seed = derived_seed(ENGINE_SEED, request_id) if params.seed is None else params.seed
     count = min(params.max_tokens, MAX_MODEL_LEN - len(case.prompt))
     tokens = reference_tokens(
         case.prompt, count, sampling=(params.temperature, params.top_k, params.top_p, seed)
     )
-    if EOS in tokens and not params.ignore_eos:
-        tokens = tokens[: tokens.index(EOS) + 1]
+    if eos in tokens and not params.ignore_eos:
+        tokens = tokens[: tokens.index(eos) + 1]
     return tokens
 
 
@@ -86,10 +88,46 @@ class Served:
     metrics: EngineMetrics
 
 
-def run(cases: list[Case], limits: SchedulerLimits, fail_every: int = 0) -> Served:
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What may differ between engines and must not show in the outputs."""
+
+    max_in_flight: int = 1
+    prefix_reuse: bool = True
+    expected_outputs: float = 256.0
+    fail_every: int = 0
+    with_text: bool = False
+    eos: int = EOS
+
+
+setting_strategy = st.builds(
+    Setting,
+    max_in_flight=st.sampled_from([1, 2, 2, 3]),
+    prefix_reuse=st.booleans(),
+    expected_outputs=st.sampled_from([1.0, 20.0, 256.0]),
+    fail_every=st.sampled_from([0, 0, 3, 10]),
+    with_text=st.booleans(),
+)
+
+
+def run(cases: list[Case], limits: SchedulerLimits, setting: Setting) -> Served:
     """Serve the cases, in order of arrival, on a machine that stops every few steps."""
-    runner = FakeRunner(num_pages=12, max_model_len=MAX_MODEL_LEN, vocab_size=VOCAB_SIZE)
-    engine = Engine(runner, [EOS], seed=ENGINE_SEED, limits=limits)
+    runner = FakeRunner(
+        num_pages=12,
+        max_model_len=MAX_MODEL_LEN,
+        vocab_size=VOCAB_SIZE,
+        max_in_flight=setting.max_in_flight,
+    )
+    fail_every = setting.fail_every
+    engine = Engine(
+        runner,
+        [setting.eos],
+        decoder=FakeTokenizer() if setting.with_text else None,
+        seed=ENGINE_SEED,
+        limits=limits,
+        prefix_reuse=setting.prefix_reuse,
+        expected_outputs=setting.expected_outputs,
+    )
     outputs: dict[int, RequestOutput] = {}
     streamed: dict[int, list[int]] = {}
     num_added = step = 0
@@ -122,24 +160,31 @@ def run(cases: list[Case], limits: SchedulerLimits, fail_every: int = 0) -> Serv
     assert metrics.free_pages == limits.num_pages
     assert metrics.running == metrics.waiting == 0
     assert metrics.finished + metrics.aborted == len(cases) == len(outputs)
-    assert metrics.generated_tokens == sum(map(len, streamed.values()))
+    assert metrics.generated_tokens >= sum(map(len, streamed.values()))
     for request_id, tokens in streamed.items():
-        assert tuple(tokens) == outputs[request_id].token_ids
+        output = outputs[request_id]
+        # An abort comes back at once, and may bring tokens that no update has reported.
+        assert tuple(tokens) == output.token_ids[: len(tokens)]
+        assert output.finish_reason == "abort" or len(tokens) == len(output.token_ids)
+        if setting.with_text:
+            ends = output.token_ids[-1:] == (setting.eos,) and output.finish_reason == "stop"
+            shown = output.token_ids[:-1] if ends else output.token_ids
+            assert output.text == FakeTokenizer().decode(shown)
     return Served(outputs, metrics)
 
 
-def check(cases: list[Case], outputs: dict[int, RequestOutput]) -> None:
+def check(cases: list[Case], outputs: dict[int, RequestOutput], eos: int = EOS) -> None:
     """Each request has the tokens of its definition; an aborted one has the first of them."""
     for request_id, case in enumerate(cases):
         output = outputs[request_id]
-        expected = tuple(expected_tokens(case, request_id))
+        expected = tuple(expected_tokens(case, request_id, eos))
         assert output.prompt_token_ids == tuple(case.prompt)
         if output.finish_reason == "abort":
             assert output.token_ids == expected[: len(output.token_ids)]
             assert len(output.token_ids) < len(expected)
             continue
         assert output.token_ids == expected
-        stopped = expected[-1] == EOS and not case.params.ignore_eos
+        stopped = expected[-1] == eos and not case.params.ignore_eos
         assert output.finish_reason == ("stop" if stopped else "length")
 
 
@@ -147,12 +192,12 @@ def check(cases: list[Case], outputs: dict[int, RequestOutput]) -> None:
 @given(
     cases=st.lists(case_strategy, min_size=1, max_size=9).map(in_order),
     limits=limits_strategy,
-    fail_every=st.sampled_from([0, 0, 3, 10]),
+    setting=setting_strategy,
 )
 def test_every_request_gets_the_tokens_it_gets_alone(
-    cases: list[Case], limits: SchedulerLimits, fail_every: int
+    cases: list[Case], limits: SchedulerLimits, setting: Setting
 ) -> None:
-    check(cases, run(cases, limits, fail_every).outputs)
+    check(cases, run(cases, limits, setting).outputs)
 
 
 # Three requests that begin with a page each and end with four or five, in seven pages at most.
@@ -163,7 +208,6 @@ long_case_strategy = st.builds(
         SamplingParams,
         max_tokens=st.integers(193, 240),
         temperature=st.sampled_from([0.0, 1.0]),
-        ignore_eos=st.just(True),
     ),
     arrival=st.just(0),
     abort=st.none(),
@@ -176,6 +220,8 @@ long_case_strategy = st.builds(
     others=st.lists(case_strategy, max_size=4).map(in_order),
     max_chunk_tokens=st.sampled_from([1, 10, 64, 256]),
     num_pages=st.integers(6, 7),
+    max_in_flight=st.integers(1, 2),
+    prefix_reuse=st.booleans(),
     fail_every=st.sampled_from([0, 7]),
 )
 def test_preemption_changes_no_token(
@@ -183,9 +229,15 @@ def test_preemption_changes_no_token(
     others: list[Case],
     max_chunk_tokens: int,
     num_pages: int,
+    max_in_flight: int,
+    prefix_reuse: bool,
     fail_every: int,
 ) -> None:
     limits = SchedulerLimits(256, max_chunk_tokens, 8, num_pages)
-    served = run(long_cases + others, limits, fail_every)
-    check(long_cases + others, served.outputs)
+    # Requests look short, so too many of them are admitted; the end token never comes.
+    setting = Setting(
+        max_in_flight, prefix_reuse, expected_outputs=1.0, fail_every=fail_every, eos=NEVER
+    )
+    served = run(long_cases + others, limits, setting)
+    check(long_cases + others, served.outputs, NEVER)
     assert served.metrics.preemptions > 0

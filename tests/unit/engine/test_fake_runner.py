@@ -108,6 +108,6 @@ def test_a_row_that_was_never_written_is_an_error() -> None:
 
 
 def test_pages_of_a_step_are_not_shared() -> None:
-    with pytest.raises(AssertionError, match="shared page"):
+    with pytest.raises(AssertionError, match="a page twice"):
         FakeRunner().step(step_of(PROMPT, context=0, pages=[1, 1]))
     assert len(PROMPT) > PAGE_TOKENS

@@ -1,0 +1,155 @@
+"""The running sequences as arrays: one slot each, one array for each property."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..step import PAGE_TOKENS
+from .request import Request, pages_for
+
+_FIRST_COLUMNS = 256  # outputs; the arrays grow when a sequence has more
+
+Slots = NDArray[np.int64]  # indices into the arrays of a SequenceTable
+
+
+class SequenceTable:
+    """State of up to `capacity` sequences; what a step changes, it changes for all at once.
+
+    A sequence has two states: as *planned*, which counts steps in flight as done, and as *settled*,
+    which counts collected steps only. Tokens that are planned and not settled are known by their
+    row in the step that samples them.
+    """
+
+    def __init__(self, capacity: int, max_model_len: int) -> None:
+        self.requests: list[Request | None] = [None] * capacity
+        # Counts admissions: tells a slot's sequence from one that had the slot, or itself, before.
+        self.serial = np.full(capacity, -1, np.int64)
+        self.arrival = np.zeros(capacity, np.int64)  # request ids
+        self.num_prompt = np.zeros(capacity, np.int64)
+        self.limit = np.zeros(capacity, np.int64)  # tokens at its longest
+        self.known = np.zeros(capacity, np.int64)  # tokens, as planned
+        self.cached = np.zeros(capacity, np.int64)  # tokens in KV pages, as planned
+        self.settled = np.zeros(capacity, np.int64)  # tokens, as settled
+        self.settled_cached = np.zeros(capacity, np.int64)
+        self.last_token = np.zeros(capacity, np.int32)  # the last settled one
+        self.sampled_row = np.zeros(capacity, np.int32)  # of the last planned token, in its step
+        self.num_pages = np.zeros(capacity, np.int64)
+        self.pages = np.zeros((capacity, pages_for(max_model_len)), np.int32)
+        self.temperature = np.zeros(capacity, np.float32)
+        self.top_k = np.zeros(capacity, np.int32)
+        self.top_p = np.ones(capacity, np.float32)
+        self.seed = np.zeros(capacity, np.uint64)
+        self.ignores_eos = np.zeros(capacity, np.bool_)
+        self.has_open_end = np.zeros(capacity, np.bool_)
+        self.wants_logprobs = np.zeros(capacity, np.bool_)
+        self.reports = np.zeros(capacity, np.bool_)  # someone looks at each of its tokens
+        columns = min(_FIRST_COLUMNS, max_model_len)
+        self.outputs = np.zeros((capacity, columns), np.int32)
+        self.logprobs = np.zeros((capacity, columns), np.float32)
+        self.running: Slots = np.empty(0, np.int64)  # in order of arrival
+        self._free = list(range(capacity - 1, -1, -1))
+        self._num_admitted = 0
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    def add(self, request: Request, pages: NDArray[np.int32], num_reused: int) -> int:
+        """Give a request a slot, and it the pages, of which the first so many are filled.
+
+        `admit` then puts it among the running ones.
+        """
+        slot = self._free.pop()
+        num_tokens, params = len(request.tokens), request.params
+        self.requests[slot], request.slot = request, slot
+        self.serial[slot] = self._num_admitted
+        self._num_admitted += 1
+        self.arrival[slot] = request.request_id
+        self.num_prompt[slot] = request.num_prompt
+        self.limit[slot] = request.num_prompt + request.max_outputs
+        self.known[slot] = self.settled[slot] = num_tokens
+        self.cached[slot] = self.settled_cached[slot] = num_reused * PAGE_TOKENS
+        self.last_token[slot] = request.tokens[-1]
+        self.num_pages[slot] = len(pages)
+        self.pages[slot, : len(pages)] = pages
+        self.temperature[slot] = params.temperature
+        self.top_k[slot] = params.top_k
+        self.top_p[slot] = params.top_p
+        self.seed[slot] = request.seed
+        self.ignores_eos[slot] = params.ignore_eos
+        self.has_open_end[slot] = request.has_open_end
+        self.wants_logprobs[slot] = params.logprobs
+        self.reports[slot] = request.stream or request.text is not None
+        if request.num_outputs:
+            self._make_columns(request.num_outputs)
+            self.outputs[slot, : request.num_outputs] = request.tokens[request.num_prompt :]
+            if params.logprobs:
+                self.logprobs[slot, : request.num_outputs] = request.logprobs
+        return slot
+
+    def admit(self, slots: list[int]) -> None:
+        """Put new slots among the running ones."""
+        if not slots:
+            return
+        new = np.array(slots, np.int64)
+        last = int(self.arrival[self.running[-1]]) if self.running.size else -1
+        self.running = np.concatenate([self.running, new])
+        arrivals = self.arrival[new]
+        if arrivals[0] < last or (len(new) > 1 and (np.diff(arrivals) < 0).any()):
+            order = np.argsort(self.arrival[self.running], kind="stable")
+            self.running = self.running[order]
+
+    def remove(self, slot: int) -> None:
+        """Give a slot back; what the sequence was given is in its request before. `drop_removed`
+        then takes it from the running ones.
+        """
+        request = self.request(slot)
+        num_outputs = int(self.settled[slot] - self.num_prompt[slot])
+        if num_outputs > request.num_outputs:
+            if request.params.logprobs:
+                request.logprobs = self.logprobs[slot, :num_outputs].copy()
+            prompt = request.tokens[: request.num_prompt]
+            request.tokens = np.concatenate([prompt, self.outputs[slot, :num_outputs]])
+        self.requests[slot] = request.slot = None
+        self.serial[slot] = -1
+        self._free.append(slot)
+
+    def drop_removed(self) -> None:
+        """Take removed slots from the running ones."""
+        self.running = self.running[self.serial[self.running] >= 0]
+
+    def request(self, slot: int) -> Request:
+        """The request of a slot that is taken."""
+        request = self.requests[slot]
+        if request is None:
+            raise RuntimeError(f"[SequenceTable] slot {slot} is free")
+        return request
+
+    def pages_of(self, slot: int) -> NDArray[np.int32]:
+        """A view of the slot's pages, in order."""
+        pages: NDArray[np.int32] = self.pages[slot, : self.num_pages[slot]]
+        return pages
+
+    def settle(
+        self, slots: Slots, tokens: NDArray[np.int32], logprobs: NDArray[np.float32]
+    ) -> NDArray[np.int64]:
+        """Append a collected token to each of the slots; returns outputs of each so far."""
+        columns = self.settled[slots] - self.num_prompt[slots]
+        if columns.size:
+            self._make_columns(int(columns.max()) + 1)
+        self.outputs[slots, columns] = tokens
+        # Rows lie far from each other: half of the time here is the second array's.
+        wants = self.wants_logprobs[slots]
+        if wants.any():
+            self.logprobs[slots[wants], columns[wants]] = logprobs[wants]
+        self.last_token[slots] = tokens
+        self.settled[slots] += 1
+        return columns + 1
+
+    def _make_columns(self, count: int) -> None:
+        columns = self.outputs.shape[1]
+        if count > columns:
+            wider = ((0, 0), (0, max(count, 2 * columns) - columns))
+            self.outputs = np.pad(self.outputs, wider)
+            self.logprobs = np.pad(self.logprobs, wider)
