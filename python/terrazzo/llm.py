@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from . import env
@@ -181,6 +182,8 @@ class LLM:
         self._engine = Engine(runner, eos_token_ids, decoder=tokenizer, seed=seed)
         # Updates not yet read, by request: a stream may pause while other prompts are served.
         self._unread: dict[int, deque[RequestUpdate]] = {}
+        # Outputs of requests that are not streamed, until whoever asked for them takes them.
+        self._ended: dict[int, RequestOutput] = {}
 
     @property
     def runner(self) -> Runner:
@@ -190,13 +193,18 @@ class LLM:
     def tokenizer(self) -> ChatTokenizer:
         return self._tokenizer
 
+    @property
+    def engine(self) -> Engine:
+        """The engine, for those who add requests themselves."""
+        return self._engine
+
     def metrics(self) -> EngineMetrics:
         """Counts of the engine since this LLM was made."""
         return self._engine.metrics()
 
     def generate(
         self,
-        prompts: str | Sequence[str] | Sequence[Sequence[int]],
+        prompts: str | Iterable[str] | Iterable[Sequence[int]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         progress: bool | None = None,
@@ -215,21 +223,51 @@ class LLM:
         try:
             for index, (prompt, its_params) in enumerate(zip(many, each, strict=True)):
                 try:
-                    request_ids.append(self._add(prompt, its_params))
+                    request_ids.append(self._add(prompt, its_params, stream=False))
                 except ValueError as error:
                     raise ValueError(f"prompt {index}: {error}") from error
+            own = set(request_ids)
             with _ProgressBar("generating", "prompt", shown) as bar:
-                while len(outputs) < len(request_ids):
+                while len(outputs) < len(own):
                     self._step()
-                    for request_id in request_ids:
-                        for update in self._take(request_id):
-                            if update.output is not None:
-                                outputs[request_id] = update.output
-                    bar.update_to(len(outputs), len(request_ids))
+                    outputs.update(self._take_ended(own))
+                    bar.update_to(len(outputs), len(own))
         finally:
             for request_id in request_ids:
                 self._drop(request_id)
         return [outputs[request_id] for request_id in request_ids]
+
+    def generate_each(
+        self,
+        prompts: Iterable[Prompt],
+        params: SamplingParams | Iterable[SamplingParams] | None = None,
+        *,
+        max_waiting: int = 1024,
+    ) -> Iterator[tuple[int, RequestOutput]]:
+        """Continue prompts from any iterable, also an endless one, and yield (index, output) as
+        they end. So many prompts are drawn that `max_waiting` wait. A bad prompt raises ValueError;
+        closing the iterator aborts the rest.
+        """
+        each: Iterable[SamplingParams]
+        if params is None or isinstance(params, SamplingParams):
+            each = repeat(params or SamplingParams())
+        else:
+            each = params
+        source = enumerate(zip(prompts, each, strict=False))
+        index_of: dict[int, int] = {}
+        try:
+            while True:
+                room = max_waiting - self._engine.num_waiting
+                for index, (prompt, its_params) in islice(source, max(room, 0)):
+                    index_of[self._add(prompt, its_params, stream=False)] = index
+                if not index_of:
+                    return
+                self._step()
+                for request_id, output in self._take_ended(index_of).items():
+                    yield index_of.pop(request_id), output
+        finally:
+            for request_id in index_of:
+                self._drop(request_id)
 
     def chat(self, messages: Messages, params: SamplingParams | None = None) -> RequestOutput:
         """The model's answer to a chat, by its chat template."""
@@ -255,24 +293,36 @@ class LLM:
         finally:
             self._drop(request_id)
 
-    def _add(self, prompt: Prompt, params: SamplingParams) -> int:
+    def _add(self, prompt: Prompt, params: SamplingParams, *, stream: bool = True) -> int:
         ids = self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        request_id = self._engine.add_request(ids, params)
-        self._unread[request_id] = deque()
+        request_id = self._engine.add_request(ids, params, stream=stream)
+        if stream:
+            self._unread[request_id] = deque()
         return request_id
 
     def _step(self) -> None:
         for update in self._engine.step():
-            self._unread[update.request_id].append(update)
+            if update.request_id in self._unread:
+                self._unread[update.request_id].append(update)
+            elif update.output is not None:
+                self._ended[update.request_id] = update.output
 
     def _take(self, request_id: int) -> Iterator[RequestUpdate]:
         unread = self._unread[request_id]
         while unread:
             yield unread.popleft()
 
+    def _take_ended(self, request_ids: Container[int]) -> dict[int, RequestOutput]:
+        """Outputs of these requests that were not taken yet."""
+        taken = {i: output for i, output in self._ended.items() if i in request_ids}
+        for request_id in taken:
+            del self._ended[request_id]
+        return taken
+
     def _drop(self, request_id: int) -> None:
         self._engine.abort(request_id)
-        del self._unread[request_id]
+        self._unread.pop(request_id, None)
+        self._ended.pop(request_id, None)
 
 
 class _ProgressBar:

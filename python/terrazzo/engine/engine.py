@@ -170,6 +170,11 @@ class Engine:
         self._num_aborted += 1
         return self._end(request, "abort", self._text_at_abort(request))
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not been admitted, or were preempted."""
+        return len(self._scheduler.waiting)
+
     def has_work(self) -> bool:
         """Whether any request has not ended, or its end was not reported."""
         return bool(self._requests or self._updates)
@@ -313,11 +318,11 @@ class Engine:
                 self._num_finished += 1
                 output = self._end(request, result.reason, result.text)
             if request.stream or output is not None:
-                self._updates.append(
-                    RequestUpdate(
-                        request.request_id, job.token_ids[-1], job.logprob, result.piece, output
-                    )
+                text = result.piece if request.stream else result.text
+                update = RequestUpdate(
+                    request.request_id, job.token_ids[-1], job.logprob, text, output
                 )
+                self._updates.append(update)
 
     def _leave(self, request: Request) -> None:
         """Take a request from wherever it is."""

@@ -119,9 +119,7 @@ def prometheus_text(metrics: EngineMetrics, peak_flops: float | None = None) -> 
     return "\n".join(lines) + "\n"
 
 
-def write_prometheus(
-    path: Path, metrics: EngineMetrics, peak_flops: float | None = None
-) -> None:
+def write_prometheus(path: Path, metrics: EngineMetrics, peak_flops: float | None = None) -> None:
     """Write the text file for a collector that reads files; it never sees half of one."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(prometheus_text(metrics, peak_flops))

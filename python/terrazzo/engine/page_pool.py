@@ -72,7 +72,7 @@ class PagePool:
             )
         if count > self._num_free:
             self._evict(count - self._num_free)
-        pages = self._free[self._num_free - count : self._num_free][::-1].copy()
+        pages: NDArray[np.int32] = self._free[self._num_free - count : self._num_free][::-1].copy()
         self._num_free -= count
         self._references[pages] = 1
         return pages

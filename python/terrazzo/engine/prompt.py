@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-def checked_prompt(
-    prompt_ids: ArrayLike, vocab_size: int, max_model_len: int
-) -> NDArray[np.int32]:
+def checked_prompt(prompt_ids: ArrayLike, vocab_size: int, max_model_len: int) -> NDArray[np.int32]:
     """The token ids as an array of its own; ValueError for what is no prompt of this model."""
     try:
         prompt = np.asarray(prompt_ids)

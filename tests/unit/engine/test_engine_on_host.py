@@ -34,11 +34,25 @@ def runner() -> ModelRunner:
         max_sequences=8,
         max_model_len=512,
         num_pages=16,
+        max_in_flight=2,
     )
 
 
-def serve(runner: ModelRunner, limits: SchedulerLimits) -> tuple[list[RequestOutput], Engine]:
-    engine = Engine(runner, runner.config.eos_token_ids, seed=1, limits=limits)
+def serve(
+    runner: ModelRunner,
+    limits: SchedulerLimits,
+    *,
+    run_ahead: bool = False,
+    expected_outputs: float = 256.0,
+) -> tuple[list[RequestOutput], Engine]:
+    engine = Engine(
+        runner,
+        runner.config.eos_token_ids,
+        seed=1,
+        limits=limits,
+        run_ahead=run_ahead,
+        expected_outputs=expected_outputs,
+    )
     for prompt, params in REQUESTS:
         engine.add_request(prompt, params)
     outputs = {}
@@ -56,6 +70,7 @@ def alone(runner: ModelRunner) -> list[RequestOutput]:
     return outputs
 
 
+@pytest.mark.parametrize("run_ahead", [False, True], ids=["step by step", "ahead"])
 @pytest.mark.parametrize(
     ("limits", "preempts"),
     [
@@ -63,14 +78,20 @@ def alone(runner: ModelRunner) -> list[RequestOutput]:
         (SchedulerLimits(70, 33, 8, 16), False),
         (SchedulerLimits(16, 1, 8, 16), False),
         (SchedulerLimits(256, 256, 8, 6), True),
-        (SchedulerLimits(40, 7, 8, 6), True),
+        (SchedulerLimits(40, 30, 8, 6), True),
     ],
-    ids=["together", "chunks of 33", "chunks of 1", "preempted", "preempted, chunks of 7"],
+    ids=["together", "chunks of 33", "chunks of 1", "preempted", "preempted, chunks of 30"],
 )
 def test_the_same_bits(
-    runner: ModelRunner, alone: list[RequestOutput], limits: SchedulerLimits, preempts: bool
+    runner: ModelRunner,
+    alone: list[RequestOutput],
+    limits: SchedulerLimits,
+    preempts: bool,
+    run_ahead: bool,
 ) -> None:
-    outputs, engine = serve(runner, limits)
+    # Requests that look short are admitted in too large numbers.
+    expected_outputs = 1.0 if preempts else 256.0
+    outputs, engine = serve(runner, limits, run_ahead=run_ahead, expected_outputs=expected_outputs)
     assert (engine.metrics().preemptions > 0) == preempts
     assert outputs == alone
 

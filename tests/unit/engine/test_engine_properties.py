@@ -188,7 +188,7 @@ def check(cases: list[Case], outputs: dict[int, RequestOutput], eos: int = EOS) 
         assert output.finish_reason == ("stop" if stopped else "length")
 
 
-@settings(max_examples=50)
+@settings(max_examples=40)
 @given(
     cases=st.lists(case_strategy, min_size=1, max_size=9).map(in_order),
     limits=limits_strategy,
@@ -214,7 +214,7 @@ long_case_strategy = st.builds(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     long_cases=st.lists(long_case_strategy, min_size=3, max_size=3),
     others=st.lists(case_strategy, max_size=4).map(in_order),

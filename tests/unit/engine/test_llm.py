@@ -67,6 +67,53 @@ def test_no_prompts(llm: LLM) -> None:
     assert llm.generate([]) == []
 
 
+def test_prompts_from_an_iterator(llm: LLM) -> None:
+    outputs = llm.generate((letter for letter in "abc"), PARAMS)
+    assert [output.token_ids for output in outputs] == [expected_tokens(a) for a in "abc"]
+
+
+def test_each_comes_when_it_ends(llm: LLM) -> None:
+    lengths = [30, 5, 1]
+    params = (SamplingParams(max_tokens=length, ignore_eos=True) for length in lengths)
+    seen = list(llm.generate_each(iter("abc"), params))
+    assert [index for index, _ in seen] == [2, 1, 0]
+    for index, output in seen:
+        assert output.token_ids == expected_tokens("abc"[index], lengths[index])
+    assert idle(llm)
+
+
+def test_an_endless_iterable_is_drawn_as_it_is_served(llm: LLM) -> None:
+    num_drawn = 0
+
+    def prompts() -> Iterator[str]:
+        nonlocal num_drawn
+        while True:
+            num_drawn += 1
+            yield "hello"
+
+    outputs = llm.generate_each(prompts(), PARAMS, max_waiting=3)
+    for _, (_, output) in zip(range(50), outputs, strict=False):
+        assert output.token_ids == expected_tokens("hello")
+    assert num_drawn < 50 + 3 + 2 * llm.runner.max_sequences
+    outputs.close()  # type: ignore[attr-defined]
+    assert idle(llm)
+
+
+def test_bulk_and_streams_do_not_meet(llm: LLM) -> None:
+    each = llm.generate_each(iter("abcdef"), PARAMS, max_waiting=2)
+    stream = llm.stream("one", PARAMS)
+    next(stream)
+    seen = dict([next(each)])
+    assert llm.generate("two", PARAMS)[0].token_ids == expected_tokens("two")
+    tokens = [update.token_id for update in stream]
+    seen.update(each)
+    assert {index: seen[index].token_ids for index in range(6)} == {
+        index: expected_tokens(letter) for index, letter in enumerate("abcdef")
+    }
+    assert tuple(tokens) == expected_tokens("one")[1:]
+    assert idle(llm)
+
+
 def test_chat(llm: LLM) -> None:
     messages = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]
     output = llm.chat(messages, PARAMS)
