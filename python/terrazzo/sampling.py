@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,25 @@ class SamplingParams:
         for name in ("ignore_eos", "logprobs"):
             if not isinstance(getattr(self, name), bool):
                 raise _error(name, getattr(self, name), "True or False")
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """A seed for each number: 64 bits of BLAKE2b over both (little-endian u64).
+
+    An engine's requests without a seed get that of the engine's seed and their id.
+    """
+    digest = hashlib.blake2b(struct.pack("<QQ", seed, number), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def sample_params(params: SamplingParams, count: int) -> list[SamplingParams]:
+    """Parameters of `count` samples of one prompt: the first is `params`, the others differ in the
+    seed, which each derives from the first one's (and leaves to the engine if that has none).
+    """
+    if params.seed is None:
+        return [params] * count
+    seeds = [params.seed, *(derived_seed(params.seed, i) for i in range(1, count))]
+    return [replace(params, seed=seed) for seed in seeds[:count]]
 
 
 def _error(name: str, value: object, allowed: str) -> ValueError:

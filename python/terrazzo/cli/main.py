@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from .. import env
 from ..models.errors import ModelError
-from . import chat, config, generate, info, verify
+from . import batch, chat, config, generate, info, verify
 
-COMMANDS = (generate, chat, verify, info, config)
+COMMANDS = (generate, chat, batch, verify, info, config)
 
 EXIT_FAILURE = 1  # of the machine
 EXIT_USER_ERROR = 2

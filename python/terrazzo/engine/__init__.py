@@ -1,6 +1,7 @@
 """The engine: requests, continuous batching and the KV cache's pages."""
 
-from .engine import Engine, derived_seed
+from ..sampling import derived_seed
+from .engine import Engine
 from .limits import SchedulerLimits
 from .metrics import EngineMetrics, StepTimes, progress_line, prometheus_text, write_prometheus
 from .outputs import FinishReason, RequestOutput, RequestUpdate

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections import deque
 from collections.abc import Iterable
 from time import perf_counter
@@ -12,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..sampling import MAX_SEED, SamplingParams
+from ..sampling import MAX_SEED, SamplingParams, derived_seed
 from ..step import PAGE_TOKENS, Runner, StepOutput, StepTicket
 from .batch import StepPlan, undo
 from .length_estimate import FIRST_GUESS
@@ -28,12 +26,6 @@ from .text_stream import Decoder, TextStream
 # A step is planned while one runs. Deeper would plan with tokens that not even the step before
 # has sampled yet, and keep the machine no busier.
 MAX_IN_FLIGHT = 2
-
-
-def derived_seed(engine_seed: int, request_id: int) -> int:
-    """Seed of a request that has none: 64 bits of BLAKE2b over both numbers (little-endian u64)."""
-    digest = hashlib.blake2b(struct.pack("<QQ", engine_seed, request_id), digest_size=8)
-    return int.from_bytes(digest.digest(), "little")
 
 
 class _InFlight(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 from unit.engine.fake_runner import FakeRunner
 from unit.engine.fake_tokenizer import END, FakeTokenizer
 
-from terrazzo.cli import chat, generate, verify
+from terrazzo.cli import batch, chat, generate, verify
 from terrazzo.llm import LLM
 from terrazzo.step import StepInput
 
@@ -42,6 +42,6 @@ class FakeModel:
 @pytest.fixture
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
     model = FakeModel()
-    for module in (generate, chat, verify):
+    for module in (generate, chat, batch, verify):
         monkeypatch.setattr(module, "open_llm", model.open)
     return model
