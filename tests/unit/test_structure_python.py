@@ -27,6 +27,7 @@ LEVELS = {
     "loading": 4,
     "runner": 5,
     "llm": 6,
+    "bench": 6,
     "cli": 7,
     "__main__": 8,
 }

@@ -37,7 +37,9 @@ def test_the_start_is_cheap() -> None:
     assert "terrazzo._core" not in loaded
 
 
-@pytest.mark.parametrize("command", ["", "generate", "chat", "batch", "verify", "info", "config"])
+@pytest.mark.parametrize(
+    "command", ["", "generate", "chat", "batch", "bench", "verify", "info", "config"]
+)
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0
     assert f"usage: terrazzo {command}".strip() in capsys.readouterr().out

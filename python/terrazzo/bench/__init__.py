@@ -1,0 +1,1 @@
+"""Benchmarks of `terrazzo bench`: throughput of a workload, and times of single steps."""

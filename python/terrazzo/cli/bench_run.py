@@ -1,0 +1,201 @@
+"""Carries out what `terrazzo bench` was asked for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..bench.machine import describe, peak_flops
+from ..bench.recording import StepShape
+from ..bench.report import line_chart, stacked_bars
+from ..bench.steps import StepTime, fill_pages, measure_step, sweep, within
+from ..bench.target import Target
+from ..bench.throughput import ThroughputResult, measure_throughput
+from ..bench.workload import (
+    Workload,
+    parse_grid,
+    read_lengths,
+    read_sharegpt,
+    sample,
+    with_random_tokens,
+    with_texts,
+)
+from ..engine import EngineMetrics, SchedulerLimits, progress_line, write_prometheus
+
+if TYPE_CHECKING:
+    from ..models.tokenizer import Tokenizer
+    from ..runner import ModelRunner
+
+Outcome = tuple[list[dict[str, Any]], dict[str, Any], str]  # table, JSON, picture
+
+_REPORT_SECONDS = 2.0
+
+
+def run_throughput(options: argparse.Namespace, target: Target) -> Outcome:
+    """Measure each of the workloads."""
+    runner, tokenizer = target.open()
+    peak = peak_flops(runner.device, target.gpus)
+    limits = None
+    if options.max_chunk is not None:
+        most = SchedulerLimits.of(runner)
+        limits = SchedulerLimits(
+            most.max_batch_tokens, options.max_chunk, most.max_sequences, most.num_pages
+        )
+    results: list[ThroughputResult] = []
+    for workload in _workloads(options, runner.config.vocab_size, tokenizer):
+        with _Progress(workload, options.metrics, peak) as progress:
+            result = measure_throughput(
+                runner,
+                workload,
+                limits=limits,
+                run_ahead=not options.no_run_ahead,
+                prefix_reuse=not options.no_prefix_reuse,
+                progress=progress.update,
+            )
+        results.append(result)
+    record = {
+        "benchmark": "throughput",
+        "machine": describe(runner.device, target.gpus),
+        **_sizes(target, runner),
+        "results": [result.record(peak) for result in results],
+    }
+    parts = {result.workload.name: result.record(peak)["ms_per_step"] for result in results}
+    return (
+        [result.row(peak) for result in results],
+        record,
+        stacked_bars("Where a step's time went on the host", "ms", parts),
+    )
+
+
+def run_steps(options: argparse.Namespace, target: Target) -> Outcome:
+    """Measure each of the shapes."""
+    runner, _ = target.open()
+    peak = peak_flops(runner.device, target.gpus)
+    fill_pages(runner)
+    shapes = list(sweep(options.batches, options.contexts, options.chunks, runner.max_sequences))
+    counts: dict[StepShape, int] = {}
+    if options.shapes_of is not None:
+        for recorded, count in _shapes_of(options.shapes_of):
+            shape = within(runner, recorded)
+            counts[shape] = counts.get(shape, 0) + count
+        shapes = [("recorded", shape) for shape in counts]
+    times: list[StepTime] = []
+    notes: list[str] = []
+    for kind, shape in shapes:
+        measured = measure_step(runner, kind, shape, repeats=options.repeats)
+        if measured is None:
+            notes.append(f"left out, too large for the machine: {kind} {tuple(shape)}")
+        else:
+            times.append(measured)
+    record: dict[str, Any] = {
+        "benchmark": "steps",
+        "machine": describe(runner.device, target.gpus),
+        **_sizes(target, runner),
+        "results": [entry.row(peak) for entry in times],
+    }
+    if counts:
+        total = sum(counts[entry.shape] * entry.seconds for entry in times)
+        record["sum_of_steps_s"] = total
+        measured_steps = sum(counts[entry.shape] for entry in times)
+        notes.append(
+            f"{measured_steps} of {sum(counts.values())} recorded steps take {total:.3f} s"
+        )
+    record["notes"] = notes
+    return [entry.row(peak) for entry in times], record, _step_picture(times)
+
+
+def _step_picture(times: list[StepTime]) -> str:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for entry in times:
+        rows = entry.shape.decodes + entry.shape.prompt_rows
+        name = {
+            "decode": f"decode at {entry.shape.context}",
+            "mixed": f"mixed at {entry.shape.context}",
+        }.get(entry.kind, entry.kind)
+        lines.setdefault(name, []).append((rows, entry.tokens_per_s))
+    return line_chart("Throughput of steps", "rows of a step", "rows/s", lines) if lines else ""
+
+
+def _shapes_of(path: Path) -> list[tuple[StepShape, int]]:
+    try:
+        results = json.loads(path.read_text())["results"]
+        return [
+            (StepShape(*numbers), count)
+            for result in results
+            for count, *numbers in result["step_shapes"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected a file of `bench throughput --json`") from error
+
+
+def _workloads(
+    options: argparse.Namespace, vocab_size: int, tokenizer: Tokenizer | None
+) -> Iterator[Workload]:
+    count, seed = options.requests, options.seed
+    if count < 1:
+        raise ValueError(f"[bench] requests: expected at least 1, got {count}")
+    if options.lengths is not None:
+        lengths = sample(read_lengths(options.lengths), count, seed)
+        yield with_random_tokens(f"trace:{count}", lengths, vocab_size, seed)
+    elif options.sharegpt is not None:
+        if tokenizer is None:
+            raise ValueError("[bench] --sharegpt needs a model with a tokenizer, not a shape")
+        pairs = read_sharegpt(options.sharegpt, tokenizer.encode)
+        yield with_texts(f"sharegpt:{count}", pairs, count, seed)
+    else:
+        for pair in parse_grid(options.grid):
+            name = f"{pair[0]}/{pair[1]}"
+            yield with_random_tokens(name, [pair] * count, vocab_size, seed)
+
+
+def _sizes(target: Target, runner: ModelRunner) -> dict[str, Any]:
+    return {
+        "model": target.shape or target.model or "default",
+        "weights": target.weights,
+        "max_batch_tokens": runner.max_tokens,
+        "max_sequences": runner.max_sequences,
+        "max_model_len": runner.max_model_len,
+        "kv_pages": runner.num_pages,
+        "max_in_flight": runner.max_in_flight,
+    }
+
+
+class _Progress:
+    """The progress bar with speeds, and the Prometheus file."""
+
+    def __init__(self, workload: Workload, path: Path | None, peak: float | None) -> None:
+        from tqdm import tqdm
+
+        total = workload.num_output_tokens
+        self._bar = tqdm(total=total, desc=workload.name, unit="token", leave=False, disable=None)
+        self._path, self._peak = path, peak
+        self._before: EngineMetrics | None = None
+        self._now: EngineMetrics | None = None
+        self._time = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self._write()
+
+    def update(self, metrics: EngineMetrics) -> None:
+        self._now = metrics
+        now = time.monotonic()
+        if self._before is None:
+            self._before = metrics
+        if now - self._time >= _REPORT_SECONDS:
+            line = progress_line(metrics, self._before, now - self._time, self._peak)
+            self._bar.set_postfix_str(line, refresh=False)
+            self._bar.update(metrics.generated_tokens - self._bar.n)
+            self._before, self._time = metrics, now
+            self._write()
+
+    def _write(self) -> None:
+        if self._path is not None and self._now is not None:
+            write_prometheus(self._path, self._now, self._peak)

@@ -1,0 +1,87 @@
+"""`terrazzo bench` from end to end, with the smallest shape on the host machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from terrazzo.cli import main
+
+pytest.importorskip("terrazzo._core", reason="needs the compiled extension")
+
+MACHINE = ["--shape=tiny", "--device=host", "--sms=1", "--max-sequences=8", "--kv-pages=64"]
+
+
+def bench(folder: Path, kind: str, *options: str) -> tuple[Any, str]:
+    """The JSON and the picture."""
+    files = [f"--json={folder / 'out.json'}", f"--plot={folder / 'out.svg'}"]
+    assert main(["bench", kind, *MACHINE, *files, *options]) == 0
+    return json.loads((folder / "out.json").read_text()), (folder / "out.svg").read_text()
+
+
+def test_throughput_then_its_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = tmp_path / "lengths.csv"
+    rows = "\n".join(f"{prompt},{5 + prompt % 7}" for prompt in range(4, 60))
+    lengths.write_text(f"prompt_tokens,output_tokens\n{rows}\n")
+    metrics = tmp_path / "metrics.prom"
+    options = [f"--lengths={lengths}", "--requests=20", "--seed=3", f"--metrics={metrics}"]
+    record, picture = bench(tmp_path, "throughput", *options)
+    (result,) = record["results"]
+    assert result["workload"] == "trace:20"
+    assert result["seed"] == 3
+    assert record["weights"] == "random"
+    assert {"device", "driver_cuda", "terrazzo", "commit", "command"} <= set(record["machine"])
+    assert "terrazzo_finished_total 20\n" in metrics.read_text()
+    assert picture.startswith("<svg")
+    assert "trace:20" in capsys.readouterr().out
+    recorded = tmp_path / "throughput.json"
+    (tmp_path / "out.json").rename(recorded)
+    record, picture = bench(tmp_path, "steps", f"--shapes-of={recorded}", "--repeats=1")
+    assert record["sum_of_steps_s"] > 0
+    (note,) = record["notes"]
+    assert note.startswith(f"{result['steps']} of {result['steps']} recorded steps take")
+
+
+def test_grid(tmp_path: Path) -> None:
+    options = ["--grid=8/4,16/2", "--requests=5", "--no-run-ahead", "--max-chunk=3"]
+    record, _ = bench(tmp_path, "throughput", *options)
+    names = [result["workload"] for result in record["results"]]
+    assert names == ["8/4", "16/2"]
+    assert [result["output_tokens"] for result in record["results"]] == [20, 10]
+
+
+def test_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--batches=1,4,100", "--contexts=64", "--chunks=16,32", "--repeats=2"]
+    record, picture = bench(tmp_path, "steps", *options)
+    kinds = [result["kind"] for result in record["results"]]
+    assert kinds == ["decode", "decode", "prompt", "prompt", "mixed", "mixed"]
+    assert record["notes"] == ["left out, too large for the machine: decode (100, 64, 0, 0)"]
+    assert picture.count("<polyline") == 3
+    out = capsys.readouterr().out
+    assert "too large for the machine" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--grid=8"], "expected IN/OUT"),
+        (["--grid=8/4", "--requests=0"], "requests: expected at least 1"),
+        (["--sharegpt=x.json"], "needs a model with a tokenizer"),
+        (["--lengths=missing.csv"], "missing.csv"),
+    ],
+)
+def test_bad_options(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "throughput", *MACHINE, *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_shapes_file_of_something_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.json"
+    path.write_text('{"results": 3}')
+    assert main(["bench", "steps", *MACHINE, f"--shapes-of={path}"]) == 2
+    assert "expected a file of `bench throughput --json`" in capsys.readouterr().err
