@@ -249,15 +249,17 @@ class Engine:
         self._num_steps += 1
         self._num_rows += plan.batch.num_rows
         self._flops += self._flop_counter.of(plan.batch)
-        # Sequences that left since the step was planned get nothing.
+        slots, tokens, logprobs = plan.slots[plan.sampled], output.tokens, output.logprobs
         same = table.serial[plan.slots] == plan.serials
-        slots = plan.slots[same]
-        table.settled_cached[slots] += plan.rows[same]
+        if same.all():
+            table.settled_cached[plan.slots] += plan.rows
+        else:
+            # Sequences that left since the step was planned get nothing.
+            table.settled_cached[plan.slots[same]] += plan.rows[same]
+            is_live = same[plan.sampled]
+            slots, tokens, logprobs = slots[is_live], tokens[is_live], logprobs[is_live]
         if plan.num_decodes < len(plan.slots):
             self._scheduler.settle_prompts(plan)
-        is_live = same[plan.sampled]
-        slots = plan.slots[plan.sampled[is_live]]
-        tokens, logprobs = output.tokens[is_live], output.logprobs[is_live]
         counts = table.settle(slots, tokens, logprobs)
         self._num_generated += len(slots)
         is_eos = self._is_eos(tokens) & ~table.ignores_eos[slots]
@@ -280,7 +282,7 @@ class Engine:
             reason: FinishReason | None = None
             if is_last[i]:
                 reason = "stop" if is_eos[i] else "length"
-                self._scheduler.release(slot)
+                self._scheduler.release(slot, keep_outputs=request.stream)
             ids = [token]
             if request.text is None and reason is not None and self._decoder is not None:
                 ids = request.tokens[request.num_prompt :].tolist()

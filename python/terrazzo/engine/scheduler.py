@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..step import PAGE_TOKENS
 from .batch import StepPlan, plan_step
@@ -95,8 +96,11 @@ class Scheduler:
                 first -= 1  # the pages before are done already
             self.pool.register(table.pages[slot, first:count].tolist(), keys[first:])
 
-    def release(self, slot: int) -> Request:
-        """Take a sequence out and free its pages; call `table.drop_removed` when all are out."""
+    def release(self, slot: int, *, keep_outputs: bool = True) -> Request:
+        """Take a sequence out and free its pages; call `table.drop_removed` when all are out.
+
+        Pages of its outputs can be found from then on, unless it will hardly be continued.
+        """
         table, request = self.table, self.table.request(slot)
         pages, num_cached = table.pages_of(slot), int(table.settled_cached[slot])
         serial = int(table.serial[slot])
@@ -105,8 +109,9 @@ class Scheduler:
             for key in reversed(request.keys):
                 if self._coming.get(key) == serial:
                     del self._coming[key]
-            keys = request.page_keys(min(num_cached, len(request.tokens)) // PAGE_TOKENS)
-            self.pool.register(pages.tolist(), keys)
+            if keep_outputs:
+                keys = request.page_keys(min(num_cached, len(request.tokens)) // PAGE_TOKENS)
+                self.pool.register(pages.tolist(), keys)
         self.pool.release(pages)
         return request
 
@@ -201,6 +206,11 @@ class Scheduler:
                 break
         self.table.admit(admitted)
 
+    def _take(self, found: list[int], num_new: int) -> NDArray[np.int32]:
+        # First the found ones: else the new ones might be taken from among them.
+        self.pool.take(found)
+        return np.concatenate([np.array(found, np.int32), self.pool.allocate(num_new)])
+
     def _start_forecast(self) -> None:
         table = self.table
         stays = table.running[table.known[table.running] < table.limit[table.running]]
@@ -232,8 +242,7 @@ class Scheduler:
         shared = (len(found) - num_kept) * PAGE_TOKENS
         if not self._forecast.admit(num_tokens, rest, shared) and not is_alone:
             return None
-        pool.take(found)
-        pages = np.concatenate([np.array(found, np.int32), pool.allocate(num_new)])
+        pages = pool.allocate(num_new) if not found else self._take(found, num_new)
         slot = table.add(request, pages, len(found))
         self.waiting.remove(request)
         self.num_reused_tokens += len(found) * PAGE_TOKENS

@@ -150,7 +150,7 @@ def test_step_times() -> None:
     assert 0.019 < measured.seconds < 1
     assert 0.019 < measured.alone_seconds < 1
     assert measured.tokens_per_s == pytest.approx(4 / measured.seconds)
-    assert measured.row(1e12)["MFU"] > 0
+    assert measured.row(1e9)["MFU"] > 0
 
 
 def test_machine() -> None:
