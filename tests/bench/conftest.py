@@ -16,6 +16,7 @@ from terrazzo.bench.machine import device_name
 
 BASELINES = Path(__file__).parent / "baselines"
 SLOWER = "median:5%"
+_NOT_COMPARED = pytest.StashKey[bool]()
 
 
 def _device() -> str:
@@ -32,26 +33,37 @@ def _folder_name(device: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", device).strip("-").lower()
 
 
+def _has_baseline() -> bool:
+    return any((BASELINES / _folder_name(_device())).glob("*/*.json"))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Before pytest-benchmark reads its options."""
     option = config.option
-    if getattr(option, "benchmark_storage", "file://./.benchmarks") == "file://./.benchmarks":
+    if not hasattr(option, "benchmark_compare"):
+        return  # the plugin is not there
+    if option.benchmark_storage == "file://./.benchmarks":
         option.benchmark_storage = (BASELINES / _folder_name(_device())).as_uri()
-    if getattr(option, "benchmark_compare", None) and not option.benchmark_compare_fail:
+    if option.benchmark_compare and not _has_baseline():
+        option.benchmark_compare = None
+        config.stash[_NOT_COMPARED] = True
+    elif option.benchmark_compare and not option.benchmark_compare_fail:
         from pytest_benchmark.utils import parse_compare_fail
 
         option.benchmark_compare_fail = [parse_compare_fail(SLOWER)]
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    device = _device()
-    folder = BASELINES / _folder_name(device)
-    if list(folder.glob("*/*.json")):
-        return f"benchmarks: {device}, compared with its own baselines in {folder.name}"
-    others = sorted(path.name for path in BASELINES.glob("*") if path.is_dir())
-    known = f"there are some for {', '.join(others)}" if others else "there are none"
-    return f"benchmarks: {device} has no baseline, so nothing is compared ({known})"
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if config.stash.get(_NOT_COMPARED, False):
+        others = sorted(path.name for path in BASELINES.glob("*") if path.is_dir())
+        known = f"there are some of {', '.join(others)}" if others else "there are none"
+        terminalreporter.write_line(
+            f"NOT COMPARED: no baseline of this device, {_device()} ({known}); "
+            "--benchmark-save=NAME makes one"
+        )
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:

@@ -268,27 +268,27 @@ class Engine:
         self._scheduler.estimate.observe(
             int(np.count_nonzero(is_open)), int(np.count_nonzero(is_eos))
         )
-        jobs: list[TextJob] = []
         noted = np.flatnonzero(is_last | table.reports[slots])
-        for i, slot, token, logprob, count in zip(
-            noted.tolist(),
-            slots[noted].tolist(),
+        requests = [table.request(slot) for slot in slots[noted].tolist()]
+        if is_last.any():
+            self._scheduler.release(slots[is_last].tolist(), keep_outputs=False)
+        jobs: list[TextJob] = []
+        for request, token, logprob, count, ends, by_eos in zip(
+            requests,
             tokens[noted].tolist(),
             logprobs[noted].tolist(),
             counts[noted].tolist(),
+            is_last[noted].tolist(),
+            is_eos[noted].tolist(),
             strict=True,
         ):
-            request = table.request(slot)
             reason: FinishReason | None = None
-            if is_last[i]:
-                reason = "stop" if is_eos[i] else "length"
-                self._scheduler.release(slot, keep_outputs=request.stream)
+            if ends:
+                reason = "stop" if by_eos else "length"
             ids = [token]
-            if request.text is None and reason is not None and self._decoder is not None:
+            if request.text is None and ends and self._decoder is not None:
                 ids = request.tokens[request.num_prompt :].tolist()
-            jobs.append(TextJob(request, ids, logprob, count, reason, bool(is_eos[i])))
-        if is_last.any():
-            table.drop_removed()
+            jobs.append(TextJob(request, ids, logprob, count, reason, by_eos))
         return jobs
 
     def _is_eos(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -321,8 +321,7 @@ class Engine:
     def _leave(self, request: Request) -> None:
         """Take a request from wherever it is."""
         if request.slot is not None:
-            self._scheduler.release(request.slot)
-            self._table.drop_removed()
+            self._scheduler.release([request.slot])
         elif request.is_waiting:
             self._scheduler.waiting.remove(request)
 

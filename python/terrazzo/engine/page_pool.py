@@ -108,7 +108,8 @@ class PagePool:
                 page_of[key] = page
 
     def release(self, pages: NDArray[np.int32]) -> None:
-        """Drop one reference to each page, in order of their place in the sequence.
+        """Drop a reference to each page, as often as it is listed: those of one sequence or of
+        several, one after the other, each in order of their place in it.
 
         Pages that nobody refers to any more become free. Of a sequence's cached pages the last is
         evicted first, because without the pages before it it could not be found.
@@ -116,18 +117,23 @@ class PagePool:
         listed = pages.tolist()
         if not listed:
             return
-        in_pool = min(listed) >= 0 and max(listed) < self.num_pages
-        if not in_pool or len(set(listed)) != len(listed) or not self._references[pages].all():
+        references = self._references
+        is_wrong = min(listed) < 0 or max(listed) >= self.num_pages
+        if not is_wrong:
+            np.subtract.at(references, pages, 1)
+            left = references[pages]
+            if left.min() < 0:
+                is_wrong = True
+                np.add.at(references, pages, 1)
+        if is_wrong:
             raise ValueError(f"[PagePool] release: expected pages in use, got {listed}")
-        left = self._references[pages] - 1
-        self._references[pages] = left
-        plain = []
-        for page, references in zip(reversed(listed), reversed(left.tolist()), strict=True):
-            if references == 0 and self._key_of[page] is None:
-                plain.append(page)
-            elif references == 0:
+        plain: dict[int, None] = {}  # in order
+        for page in pages[left == 0][::-1].tolist():
+            if self._key_of[page] is None:
+                plain[page] = None
+            else:
                 self._cached[page] = None
-        self._push(plain)
+        self._push(list(plain))
 
     def forget(self) -> None:
         """Drop all keys: nothing can be found any more."""

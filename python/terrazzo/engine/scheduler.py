@@ -70,11 +70,11 @@ class Scheduler:
         table = self.table
         running = table.running
         known, cached = table.known[running], table.cached[running]
-        pending = known - cached  # one when decoding, more for a prompt
-        is_decoding = (pending == 1) & (known < table.limit[running])
+        is_prompt = cached < table.prefilled[running]
+        is_decoding = ~is_prompt & (known < table.limit[running])
         decodes = self._with_pages(running[is_decoding][: self.limits.max_batch_tokens])
         budget = self.limits.max_batch_tokens - len(decodes)
-        prompts, rows = self._prompts(running[pending > 1], budget)
+        prompts, rows = self._prompts(running[is_prompt], budget)
         budget -= sum(rows)
         if budget > 0 and len(self.waiting):
             self._admit(budget, prompts, rows)
@@ -96,24 +96,27 @@ class Scheduler:
                 first -= 1  # the pages before are done already
             self.pool.register(table.pages[slot, first:count].tolist(), keys[first:])
 
-    def release(self, slot: int, *, keep_outputs: bool = True) -> Request:
-        """Take a sequence out and free its pages; call `table.drop_removed` when all are out.
+    def release(self, slots: list[int], *, keep_outputs: bool = True) -> None:
+        """Take sequences out and free their pages.
 
-        Pages of its outputs can be found from then on, unless it will hardly be continued.
+        Pages of the outputs of a request can be found from then on if `keep_outputs` is set or it
+        is streamed: others are hardly ever continued.
         """
-        table, request = self.table, self.table.request(slot)
-        pages, num_cached = table.pages_of(slot), int(table.settled_cached[slot])
-        serial = int(table.serial[slot])
-        table.remove(slot)
-        if self._prefix_reuse:
-            for key in reversed(request.keys):
+        table, pages = self.table, [self.table.pages_of(slot) for slot in slots]
+        serials, num_cached = table.serial[slots].tolist(), table.settled_cached[slots].tolist()
+        for slot, own, serial, cached in zip(slots, pages, serials, num_cached, strict=True):
+            request = table.request(slot)
+            table.remove(slot)
+            if not self._prefix_reuse:
+                continue
+            for key in request.keys if self._coming else ():
                 if self._coming.get(key) == serial:
                     del self._coming[key]
-            if keep_outputs:
-                keys = request.page_keys(min(num_cached, len(request.tokens)) // PAGE_TOKENS)
-                self.pool.register(pages.tolist(), keys)
-        self.pool.release(pages)
-        return request
+            if keep_outputs or request.stream:
+                keys = request.page_keys(min(cached, len(request.tokens)) // PAGE_TOKENS)
+                self.pool.register(own.tolist(), keys)
+        self.pool.release(np.concatenate(pages))
+        table.drop_removed()
 
     def check(self) -> None:
         """Raise RuntimeError unless pages and queues are consistent."""
@@ -154,8 +157,8 @@ class Scheduler:
         return decodes
 
     def _preempt(self, slot: int) -> None:
-        request = self.release(slot)
-        self.table.drop_removed()
+        request = self.table.request(slot)
+        self.release([slot])
         request.num_preempted += 1
         self.num_preemptions += 1
         self.waiting.put_back(request)

@@ -28,6 +28,7 @@ class SequenceTable:
         self.arrival = np.zeros(capacity, np.int64)  # request ids
         self.num_prompt = np.zeros(capacity, np.int64)
         self.limit = np.zeros(capacity, np.int64)  # tokens at its longest
+        self.prefilled = np.zeros(capacity, np.int64)  # tokens when it was admitted: its prompt
         self.known = np.zeros(capacity, np.int64)  # tokens, as planned
         self.cached = np.zeros(capacity, np.int64)  # tokens in KV pages, as planned
         self.settled = np.zeros(capacity, np.int64)  # tokens, as settled
@@ -68,7 +69,7 @@ class SequenceTable:
         self.arrival[slot] = request.request_id
         self.num_prompt[slot] = request.num_prompt
         self.limit[slot] = request.num_prompt + request.max_outputs
-        self.known[slot] = self.settled[slot] = num_tokens
+        self.prefilled[slot] = self.known[slot] = self.settled[slot] = num_tokens
         self.cached[slot] = self.settled_cached[slot] = num_reused * PAGE_TOKENS
         self.last_token[slot] = request.tokens[-1]
         self.num_pages[slot] = len(pages)

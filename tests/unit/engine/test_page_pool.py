@@ -69,6 +69,16 @@ def test_a_shared_page_is_free_when_all_have_released_it() -> None:
     assert pool.find([b"key"]) == block.tolist()
 
 
+def test_pages_of_several_sequences_at_once() -> None:
+    pool = PagePool(4)
+    first = pool.allocate(3)
+    pool.register(first[:2].tolist(), [b"a", b"b"])
+    pool.take(pool.find([b"a"]))
+    pool.release(np.concatenate([first, first[:1]]))
+    assert (pool.num_free, pool.num_cached) == (4, 2)
+    pool.check([])
+
+
 def test_the_least_recently_released_is_evicted_first() -> None:
     pool = PagePool(4)
     old, new = pool.allocate(2), pool.allocate(2)
@@ -125,7 +135,7 @@ def test_too_many() -> None:
     assert pool.num_free == 1
 
 
-@pytest.mark.parametrize("wrong", [[3], [0, 0], [4], [-1], [0, 3]])
+@pytest.mark.parametrize("wrong", [[3], [0, 0], [4], [-1], [0, 3], [1, 2, 1]])
 def test_release_of_pages_that_are_not_in_use(wrong: list[int]) -> None:
     pool = PagePool(4)
     pool.allocate(3)

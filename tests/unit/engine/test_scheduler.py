@@ -75,8 +75,7 @@ def run_step(plan: Scheduler) -> list[tuple[int, int]]:
 
 def end(plan: Scheduler, request_id: int) -> None:
     (slot,) = plan.table.running[plan.table.arrival[plan.table.running] == request_id]
-    plan.release(int(slot))
-    plan.table.drop_removed()
+    plan.release([int(slot)])
 
 
 def waiting(plan: Scheduler) -> list[int]:
@@ -304,6 +303,17 @@ def test_who_shares_a_prefix_that_is_being_computed_waits_for_it() -> None:
     assert run_step(plan) == [(0, 50), (2, 5)]
     assert run_step(plan) == [(0, 1), (1, 22), (2, 1)]
     end(plan, 0)
+    plan.check()
+
+
+def test_the_last_row_of_a_prompt_alone_completes_its_page() -> None:
+    """Else who needs that page would wait for the end of the sequence."""
+    plan = scheduler(prefix_reuse=True, max_batch_tokens=127)
+    plan.add(request(0, 128))
+    plan.add(request(1, 200))
+    assert run_step(plan) == [(0, 127)]
+    assert run_step(plan) == [(0, 1)]
+    assert run_step(plan) == [(0, 1), (1, 72)]
     plan.check()
 
 
