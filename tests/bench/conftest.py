@@ -58,7 +58,7 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     if config.stash.get(_NOT_COMPARED, False):
-        others = sorted(path.name for path in BASELINES.glob("*") if path.is_dir())
+        others = sorted({path.parent.parent.name for path in BASELINES.glob("*/*/*.json")})
         known = f"there are some of {', '.join(others)}" if others else "there are none"
         terminalreporter.write_line(
             f"NOT COMPARED: no baseline of this device, {_device()} ({known}); "

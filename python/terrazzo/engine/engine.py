@@ -144,6 +144,11 @@ class Engine:
             raise RuntimeError("[Engine] requests wait, but no step can be planned")
         if not self._in_flight:
             self._take_texts(self._text.finish())
+        if not self._requests:
+            # The last step may have been for nobody: leave the runner, and all pages, free.
+            while self._in_flight:
+                self._collect_step()
+            self._scheduler.check_idle()
         updates, self._updates = self._updates, []
         return updates
 

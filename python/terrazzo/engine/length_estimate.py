@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 FIRST_GUESS = 256.0  # tokens
 _MEMORY_STEPS = 1024.0
 
@@ -34,13 +31,3 @@ class LengthEstimate:
     def remaining(self) -> float:
         """Expected tokens to come."""
         return max(1.0, self._tokens / self._ends)
-
-    def remaining_of(
-        self, most: NDArray[np.int64], is_open: NDArray[np.bool_]
-    ) -> NDArray[np.int64]:
-        """Expected tokens to come of requests that may get `most` more, and get all of them unless
-        their end is open.
-        """
-        expected = np.minimum(most, np.int64(np.ceil(self.remaining)))
-        chosen: NDArray[np.int64] = np.where(is_open, expected, most)
-        return chosen

@@ -136,6 +136,12 @@ class Scheduler:
         if not taken and self._coming:
             raise RuntimeError("[Scheduler] pages are awaited that nobody computes")
 
+    def check_idle(self) -> None:
+        """Raise RuntimeError if pages, slots or places are still taken; when nobody is served."""
+        if self.pool.num_free < self.pool.num_pages or self.table.running.size or self.waiting:
+            self.check()
+            raise RuntimeError("[Scheduler] idle, but pages, slots or places are still taken")
+
     def _with_pages(self, decodes: Slots) -> Slots:
         """Give decoding sequences their next page where they need one; returns those that can go
         on. The youngest are preempted while pages are short.
@@ -218,12 +224,15 @@ class Scheduler:
         table = self.table
         stays = table.running[table.known[table.running] < table.limit[table.running]]
         known = table.known[stays]
-        remaining = self.estimate.remaining_of(
-            table.limit[stays] - known, table.has_open_end[stays]
-        )
         in_use = self.pool.num_pages - self.pool.num_free
         shared = int(table.num_pages[table.running].sum()) - in_use
-        self._forecast.start(known, remaining, shared * PAGE_TOKENS)
+        self._forecast.start(
+            known,
+            table.limit[stays] - known,
+            table.has_open_end[stays],
+            mean_open=self.estimate.remaining,
+            shared_tokens=shared * PAGE_TOKENS,
+        )
 
     def _try_admit(self, request: Request, *, is_alone: bool) -> int | None:
         """Start a request if its pages are there and are expected to suffice; returns its slot."""
@@ -241,9 +250,11 @@ class Scheduler:
         if num_new + num_kept + spare > pool.num_free:
             return None
         most = request.num_prompt + request.max_outputs - num_tokens
-        rest = min(most, int(self.estimate.remaining)) if request.has_open_end else most
         shared = (len(found) - num_kept) * PAGE_TOKENS
-        if not self._forecast.admit(num_tokens, rest, shared) and not is_alone:
+        fits = self._forecast.admit(
+            num_tokens, most, is_open=request.has_open_end, shared_tokens=shared
+        )
+        if not fits and not is_alone:
             return None
         pages = pool.allocate(num_new) if not found else self._take(found, num_new)
         slot = table.add(request, pages, len(found))
