@@ -6,7 +6,7 @@
 #include "terrazzo/instructions/attend_decode.hpp"
 #include "terrazzo/instructions/attend_prefill.hpp"
 #include "terrazzo/tile/sm90/attention.hpp"
-#include "terrazzo/tile/sm90/panel.hpp"
+#include "terrazzo/tile/sm90/panel_move.hpp"
 
 namespace attention_test {
 

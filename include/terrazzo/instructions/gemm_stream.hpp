@@ -54,6 +54,10 @@ struct GemmStream {
   }
 
   // --- small ---
+  /// k tiles that consumers take at a time.
+  static constexpr TERRAZZO_GROUP_FN uint32_t small_k_per_turn(uint32_t panels) {
+    return panels <= kPanelsPerSlot ? 2 : 1;
+  }
   constexpr TERRAZZO_GROUP_FN uint32_t token_bytes() const {
     return round_up(rows, 8u) * kRowBytes;
   }
@@ -64,9 +68,15 @@ struct GemmStream {
   /// Tokens stay in their slot while the weights of these k tiles pass by; were these more than the
   /// rest of the ring, the loader would come round to that slot and wait for ever.
   constexpr TERRAZZO_GROUP_FN uint32_t k_per_token_slot() const {
-    const uint32_t fit = kSlotBytes / token_bytes();
+    const uint32_t turn = small_k_per_turn(panels);
+    const uint32_t fit = kSlotBytes / token_bytes() / turn * turn;
     const uint32_t pass = kWeightSlotsPerTokens * k_per_weight_slot() / weight_slots_per_k();
     return fit < pass ? fit : pass;
+  }
+
+  /// Weight slots of `count` k tiles from a token slot on.
+  constexpr TERRAZZO_GROUP_FN uint32_t weight_slots(uint32_t count) const {
+    return panels == 1 ? ceil_div(count, k_per_weight_slot()) : count * weight_slots_per_k();
   }
 
   constexpr TERRAZZO_GROUP_FN SlotPlan slots(uint32_t extra) const {
@@ -87,20 +97,22 @@ TERRAZZO_GROUP_FN void load_plain(Loader<M>& loader, const GemmStream& stream,
   const uint32_t token_bytes = stream.rows * kRowBytes;
   const uint32_t first_bytes = stream.first_panels() * kHalfPanelBytes;
   const uint32_t second_bytes = stream.panels * kHalfPanelBytes - first_bytes;
-  const auto bytes_of = [&](uint32_t i) TERRAZZO_LAMBDA {
-    return i == 0 ? token_bytes : i == 1 ? first_bytes : second_bytes;
-  };
-  for (uint32_t k = 0; k < stream.k_panels; ++k) {
-    loader.fill_run(GemmStream::plain_slots_per_k(stream.panels), 1, bytes_of,
-                    [&](uint32_t i, uint32_t) TERRAZZO_LAMBDA {
-                      const std::byte* const source = i == 0   ? tokens
-                                                      : i == 1 ? weights
-                                                               : weights + first_bytes;
-                      return SlotPiece{0, source, bytes_of(i)};
-                    });
-    tokens += kPanelBytes;
-    weights += weight_stride;
-  }
+  loader.by_one_lane(
+      GemmStream::plain_slots_per_k(stream.panels) * stream.k_panels,
+      [&](auto& slots) TERRAZZO_LAMBDA {
+        for (uint32_t k = 0; k < stream.k_panels; ++k) {
+          const auto a = slots.fill(token_bytes);
+          slots.copy(a, 0, tokens, token_bytes);
+          const auto b0 = slots.fill(first_bytes);
+          slots.copy(b0, 0, weights, first_bytes);
+          if (second_bytes != 0) {
+            const auto b1 = slots.fill(second_bytes);
+            slots.copy(b1, 0, weights + first_bytes, second_bytes);
+          }
+          tokens += kPanelBytes;
+          weights += weight_stride;
+        }
+      });
 }
 
 template <class M>
@@ -109,36 +121,58 @@ TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
                                   const std::byte* tokens) {
   const auto least = [](uint32_t a, uint32_t b) TERRAZZO_LAMBDA { return a < b ? a : b; };
   const uint32_t row_bytes = stream.rows * kRowBytes;
-  for (uint32_t k = 0; k < stream.k_panels; ++k, weights += weight_stride) {
-    if (k % stream.k_per_token_slot() == 0) {
-      const uint32_t count = least(stream.k_per_token_slot(), stream.k_panels - k);
-      loader.fill_run(
-          1, count, [&](uint32_t) TERRAZZO_LAMBDA { return count * row_bytes; },
-          [&](uint32_t, uint32_t i) TERRAZZO_LAMBDA {
-            return SlotPiece{i * stream.token_bytes(), tokens + (k + i) * uint64_t{kPanelBytes},
-                             row_bytes};
-          });
-    }
-    if (stream.panels == 1) {
-      if (k % stream.k_per_weight_slot() == 0) {
-        const uint32_t count = least(stream.k_per_weight_slot(), stream.k_panels - k);
-        loader.fill_run(
-            1, count, [&](uint32_t) TERRAZZO_LAMBDA { return count * kHalfPanelBytes; },
-            [&](uint32_t, uint32_t i) TERRAZZO_LAMBDA {
-              return SlotPiece{i * kHalfPanelBytes, weights + i * weight_stride, kHalfPanelBytes};
-            });
+  const uint32_t first_bytes = stream.first_panels() * kHalfPanelBytes;
+  const uint32_t second_bytes = stream.panels * kHalfPanelBytes - first_bytes;
+  for (uint32_t begin = 0; begin < stream.k_panels; begin += stream.k_per_token_slot()) {
+    const uint32_t count = least(stream.k_per_token_slot(), stream.k_panels - begin);
+    const auto slot = loader.fill(count * row_bytes);
+    loader.for_each_lane(count, [&](uint32_t i) TERRAZZO_LAMBDA {
+      loader.copy_from_lane(slot, i * stream.token_bytes(), tokens + i * uint64_t{kPanelBytes},
+                            row_bytes);
+    });
+    loader.by_one_lane(stream.weight_slots(count), [&](auto& slots) TERRAZZO_LAMBDA {
+      const std::byte* source = weights;
+      if (stream.panels == 1) {
+        for (uint32_t k = 0; k < count; k += stream.k_per_weight_slot()) {
+          const uint32_t pieces = least(stream.k_per_weight_slot(), count - k);
+          const auto pair = slots.fill(pieces * kHalfPanelBytes);
+          for (uint32_t i = 0; i < pieces; ++i, source += weight_stride) {
+            slots.copy(pair, i * kHalfPanelBytes, source, kHalfPanelBytes);
+          }
+        }
+        return;
       }
-      continue;
-    }
-    const auto bytes_of = [&](uint32_t i) TERRAZZO_LAMBDA {
-      return least(stream.panels - i * GemmStream::kPanelsPerSlot, GemmStream::kPanelsPerSlot) *
-             kHalfPanelBytes;
-    };
-    loader.fill_run(stream.weight_slots_per_k(), 1, bytes_of,
-                    [&](uint32_t i, uint32_t) TERRAZZO_LAMBDA {
-                      return SlotPiece{0, weights + i * kSlotBytes, bytes_of(i)};
-                    });
+      for (uint32_t k = 0; k < count; ++k, source += weight_stride) {
+        const auto first = slots.fill(first_bytes);
+        slots.copy(first, 0, source, first_bytes);
+        if (second_bytes != 0) {
+          const auto second = slots.fill(second_bytes);
+          slots.copy(second, 0, source + first_bytes, second_bytes);
+        }
+      }
+    });
+    tokens += count * uint64_t{kPanelBytes};
+    weights += count * weight_stride;
   }
+}
+
+/// Few tokens wait for every tile of the instructions before: meanwhile the weights, all of them if
+/// they fit into `kPrefetchBytes`, go to L2.
+template <class M>
+TERRAZZO_GROUP_FN void prefetch_weights(Loader<M>& loader, const WeightView& weight,
+                                        uint32_t layer) {
+  constexpr uint32_t kPrefetchBytes = 256 * 1024;  // of 132 SMs together 34 MB of an L2 of 50
+  const GemmStream stream(loader.instruction());
+  if (!stream.small || !loader.would_block(0)) {
+    return;
+  }
+  const uint32_t panel = loader.instruction().args.gemm.first_panel;
+  const uint32_t bytes = stream.panels * kHalfPanelBytes;
+  const uint32_t most = kPrefetchBytes / bytes;
+  loader.for_each_lane(stream.k_panels < most ? stream.k_panels : most,
+                       [&](uint32_t k) TERRAZZO_LAMBDA {
+                         loader.prefetch_from_lane(weight.at(layer, panel, k), bytes);
+                       });
 }
 
 /// Streams weights and tokens. `tokens`: the [128, 64] tile of the rows' first k panel; the others
@@ -196,56 +230,73 @@ TERRAZZO_GROUP_FN void multiply_plain(typename M::Accumulator& acc, Consumer<M>&
 }
 
 /// The same, operands swapped: at most `kTokens` tokens of this consumer, a tile of `kPanels` (1, 2
-/// or 4) panels, the last of which may be missing.
+/// or 4) panels, the last of which may be missing. A turn takes as many k tiles as fill two slots.
 template <class M, uint32_t kPanels, uint32_t kTokens>
 TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consumer<M>& consumer,
                                       RowSpan span) {
-  constexpr uint32_t kSlots = ceil_div(kPanels, GemmStream::kPanelsPerSlot);
-  constexpr uint32_t kPerSlot = kPanels == 1 ? 2 : 1;  // k tiles of a weight slot
+  constexpr uint32_t kTurn = GemmStream::small_k_per_turn(kPanels);
+  constexpr uint32_t kSlots = kPanels == 1 ? 1 : 2;  // of weights, a turn
   const GemmStream stream(consumer.instruction());
   const uint32_t k_per_token_slot = stream.k_per_token_slot();
+  const uint32_t token_stride = stream.token_bytes();
   clear(acc, span.count);
   typename M::Slot tokens{};
   typename M::Slot last_tokens{};
   typename M::Slot weights[kSlots]{};
   typename M::Slot last[kSlots]{};
-  uint32_t token_k = 0;
-  for (uint32_t k = 0; k < stream.k_panels; ++k) {
-    if (token_k == 0) {
+  uint32_t left_of_tokens = 0;  // k tiles
+  uint32_t token_offset = 0;
+  uint32_t k = 0;
+  for (; k + kTurn <= stream.k_panels; k += kTurn) {
+    const bool new_tokens = left_of_tokens == 0;
+    if (new_tokens) {
       last_tokens = tokens;
       tokens = consumer.use();
+      token_offset = span.begin * kRowBytes;
+      left_of_tokens = k_per_token_slot;
     }
-    if (k % kPerSlot == 0) {
-      TERRAZZO_UNROLL
-      for (uint32_t i = 0; i < kSlots; ++i) {
-        last[i] = weights[i];
-        weights[i] = consumer.use();
-      }
+    TERRAZZO_UNROLL
+    for (uint32_t i = 0; i < kSlots; ++i) {
+      last[i] = weights[i];
+      weights[i] = consumer.use();
     }
-    mma_small_async<kPanels, kTokens>(acc, tokens,
-                                      token_k * stream.token_bytes() + span.begin * kRowBytes,
-                                      weights[0], weights[kSlots - 1],
-                                      k % kPerSlot * kHalfPanelBytes, span.count, stream.panels);
+    mma_small_async<kPanels, kTokens, kTurn>(acc, tokens, token_offset, token_stride, weights[0],
+                                             weights[kSlots - 1], span.count, stream.panels);
     if (k != 0) {
       mma_wait<1>(acc);
-      if (token_k == 0) {
+      TERRAZZO_UNROLL
+      for (const auto& slot : last) {
+        consumer.release(slot);
+      }
+      if (new_tokens) {
         consumer.release(last_tokens);
       }
-      if (k % kPerSlot == 0) {
-        TERRAZZO_UNROLL
-        for (const auto& slot : last) {
-          consumer.release(slot);
-        }
-      }
     }
-    token_k = token_k + 1 == k_per_token_slot ? 0 : token_k + 1;
+    left_of_tokens -= kTurn;
+    token_offset += kTurn * token_stride;
   }
   mma_wait<0>(acc);
-  consumer.release(tokens);
-  TERRAZZO_UNROLL
-  for (const auto& slot : weights) {
+  if (k != 0) {
+    TERRAZZO_UNROLL
+    for (const auto& slot : weights) {
+      consumer.release(slot);
+    }
+  }
+  if (k < stream.k_panels) {  // an odd one is left
+    if (left_of_tokens == 0) {
+      if (k != 0) {
+        consumer.release(tokens);
+      }
+      tokens = consumer.use();
+      token_offset = span.begin * kRowBytes;
+    }
+    const auto slot = consumer.use();
+    mma_small_async<kPanels, kTokens, 1>(acc, tokens, token_offset, token_stride, slot, slot,
+                                         span.count, stream.panels);
+    mma_wait<0>(acc);
     consumer.release(slot);
   }
+  consumer.release(tokens);
 }
 
 template <class M, uint32_t kPanels>

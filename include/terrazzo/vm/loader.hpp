@@ -21,6 +21,44 @@ struct SlotPiece {
   uint32_t bytes;
 };
 
+/// Slots of a stream without pins, filled by one lane; see `Loader::by_one_lane`.
+template <class M>
+class SlotStream {
+ public:
+  using Role = typename M::Role;
+
+  TERRAZZO_GROUP_FN SlotStream(Role& role, const RingCursor& cursor, uint32_t left, bool claimed)
+      : role_(role), cursor_(cursor), left_(left), claimed_(claimed) {}
+
+  /// The next slot, empty; exactly `bytes` bytes must be copied into it.
+  TERRAZZO_GROUP_FN typename M::Slot fill(uint32_t bytes) {
+    auto& shared = role_.shared();
+    const SlotUse use = cursor_.next_without_pins();
+    role_.wait(shared.slot_empty[use.slot], use.phase ^ 1u, WaitKind::kSlotEmpty, use.slot);
+    M::begin_fill(role_, use.slot);
+    role_.arrive_expecting_from_lane(shared.slot_full[use.slot], bytes, WaitKind::kSlotFull,
+                                     use.slot);
+    --left_;
+    if (!claimed_ && left_ <= kClaimAheadSlots) {
+      claimed_ = true;
+      role_.arrive_from_lane(shared.claim, WaitKind::kClaim, 0);  // the controller waits
+    }
+    return M::slot(role_, use.slot);
+  }
+
+  TERRAZZO_GROUP_FN void copy(typename M::Slot slot, uint32_t slot_offset, const std::byte* source,
+                              uint32_t bytes) {
+    role_.load_async(slot.data + slot_offset, source, bytes, role_.shared().slot_full[slot.index],
+                     slot.index, slot_offset);
+  }
+
+ private:
+  Role& role_;
+  RingCursor cursor_;
+  uint32_t left_;
+  bool claimed_;
+};
+
 template <class M>
 class Loader {
  public:
@@ -110,6 +148,34 @@ class Loader {
                                         uint32_t bytes) {
     role_.load_async(slot.data + slot_offset, source, bytes, role_.shared().slot_full[slot.index],
                      slot.index, slot_offset);
+  }
+
+  /// The next `slots` slots of a stream without pins, in as few instructions a slot as there can be:
+  /// `body(stream)` fills exactly so many of a SlotStream, in one lane.
+  template <class Body>
+  TERRAZZO_GROUP_FN void by_one_lane(uint32_t slots, Body body) {
+    if (M::is_elected(role_)) {
+      SlotStream<M> stream(role_, cursor_, left_, claimed_);
+      body(stream);
+    }
+    M::converge(role_);
+    cursor_.advance(slots);
+    left_ -= slots;
+    claimed_ = claimed_ || left_ <= kClaimAheadSlots;
+  }
+
+  /// Before a wait: constants that the instruction will stream are brought closer.
+  TERRAZZO_GROUP_FN void prefetch_from_lane(const std::byte* source, uint32_t bytes) {
+    M::prefetch(role_, source, bytes);
+  }
+
+  /// Whether wait `index` would block; tells nothing about memory.
+  TERRAZZO_GROUP_FN bool would_block(uint32_t index) {
+    const Wait& wait = instruction_->waits[index];
+    const uint32_t first =
+        BankLayout::kBlocks + counter_index(params.program.counters_per_block, layer_, wait.first);
+    return wait.count != 0 &&
+           !role_.reached(params.counters(params.gpu) + first, wait.count, wait.target);
   }
 
   /// `rows` 128-byte rows, each from `source_of(row)`; those that follow each other travel together.

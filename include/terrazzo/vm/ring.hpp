@@ -70,6 +70,18 @@ class RingCursor {
     }
   }
 
+  /// The same for any `count`.
+  constexpr TERRAZZO_GROUP_FN void advance(uint32_t count) {
+    const uint32_t size = kNumSlots - num_pins_;
+    if (count / size % 2 != 0) {
+      skip(size);
+    }
+    skip(count % size);
+  }
+
+  /// `next` for an instruction without pins.
+  constexpr TERRAZZO_GROUP_FN SlotUse next_without_pins() { return take(slot_); }
+
   constexpr TERRAZZO_GROUP_FN uint32_t num_pins() const { return num_pins_; }
   constexpr TERRAZZO_GROUP_FN uint32_t pin_slot(uint32_t pin) const {
     return (first_pin_ + pin) % kNumSlots;

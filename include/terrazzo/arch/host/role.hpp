@@ -104,6 +104,9 @@ class Role {
   }
 
   /// Arrives, and makes the phase wait for `bytes` bytes of copies too.
+  void arrive_from_lane(Barrier& barrier, WaitKind kind, uint32_t index) {
+    arrive(barrier, kind, index);
+  }
   void arrive_expecting_from_lane(Barrier& barrier, uint32_t bytes, WaitKind kind,
                                   uint32_t index) {
     arrive_expecting(barrier, bytes, kind, index);
@@ -129,6 +132,11 @@ class Role {
   }
 
   /// Makes what was acquired visible to this role's copies.
+  /// Whether counters have reached the target: only a guess of what a wait would find.
+  static bool reached(const uint32_t* first, uint32_t count, uint32_t target) {
+    return counters_reached(first, count, target);
+  }
+
   void fence_acquired() { stale_ = stale_ && faults().no_load_fence; }
 
   void release_add(uint32_t* counter, uint32_t increment) {

@@ -42,6 +42,13 @@ __device__ __forceinline__ uint32_t atom_add_relaxed_gpu(uint32_t* counter, uint
   return value;
 }
 
+/// PTX: ld.relaxed.gpu
+__device__ __forceinline__ uint32_t ld_relaxed_gpu(const uint32_t* word) {
+  uint32_t value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+  return value;
+}
+
 /// PTX: ld.relaxed.sys
 __device__ __forceinline__ uint32_t ld_relaxed_sys(const uint32_t* word) {
   uint32_t value;

@@ -65,7 +65,14 @@ struct Machine {
     role.store_async(target, source, bytes);
   }
 
-  static __device__ __forceinline__ bool is_elected(const Role& role) { return role.lane() == 0; }
+  static __device__ __forceinline__ bool is_elected(const Role&) { return elect_one(); }
+
+  static __device__ __forceinline__ void prefetch(const Role& role, const std::byte* source,
+                                                  uint32_t bytes) {
+    if (!role.aborted()) {
+      bulk_prefetch_async(source, bytes);
+    }
+  }
 
   template <class F>
   static __device__ __forceinline__ void for_each_lane(const Role& role, uint32_t count, F f) {
@@ -73,6 +80,8 @@ struct Machine {
       f(i);
     }
   }
+
+  static __device__ __forceinline__ void converge(Role& role) { role.converge(); }
 
   template <class First, class Second>
   static __device__ __forceinline__ void in_two_phases(Role& role, uint32_t count, First first,

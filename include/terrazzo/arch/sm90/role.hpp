@@ -86,6 +86,12 @@ class Role {
     }
   }
 
+  __device__ __forceinline__ void arrive_from_lane(Barrier& barrier, WaitKind, uint32_t) {
+    if (!aborted_) {
+      mbarrier_arrive(shared_address(&barrier));
+    }
+  }
+
   /// After work by single lanes: all lanes are here, and know if one of them gave up.
   __device__ __forceinline__ void converge() { aborted_ = __any_sync(~0u, aborted_); }
 
@@ -103,6 +109,15 @@ class Role {
       }
     }
     aborted_ = __any_sync(~0u, aborted_);
+  }
+
+  /// Whether counters have reached the target, without waiting or ordering.
+  __device__ __forceinline__ bool reached(const uint32_t* first, uint32_t count, uint32_t target) {
+    bool all = true;
+    for (uint32_t i = lane_; i < count; i += kWarpThreads) {
+      all &= ld_relaxed_gpu(first + i) >= target;
+    }
+    return __all_sync(~0u, all);
   }
 
   /// Makes what was acquired visible to this role's copies.

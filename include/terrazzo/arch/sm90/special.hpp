@@ -24,6 +24,25 @@ __device__ __forceinline__ void setmaxnreg_inc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
+/// Of the thread in its block. The compiler does not see that it stays the same: so what is computed
+/// from it is not kept in registers from one instruction to the next. PTX: %tid.x
+__device__ __forceinline__ uint32_t thread_index() {
+  uint32_t index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+
+/// True in one lane of the warp, the same one each time; the compiler knows that it is one. PTX:
+/// elect.sync
+__device__ __forceinline__ bool elect_one() {
+  uint32_t elected;
+  asm volatile("{.reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p;}"
+               : "=r"(elected)
+               :
+               : "memory");
+  return elected != 0;
+}
+
 /// 0, of which the compiler does not know that it is 0.
 __device__ __forceinline__ uint32_t opaque_zero() {
   uint32_t zero = 0;

@@ -53,6 +53,12 @@ __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address, uint32_t l
          (uint64_t{1} << 62);
 }
 
+/// The same operand `bytes` further; within a slot the address field does not carry over.
+__device__ __forceinline__ uint64_t advance_descriptor(uint64_t descriptor, uint32_t bytes) {
+  const auto low = static_cast<uint32_t>(descriptor) + (bytes >> 4);
+  return (descriptor & 0xffffffff00000000u) | low;
+}
+
 /// Operand [8 columns][16] in one piece of 256 bytes without swizzle.
 __device__ __forceinline__ uint64_t plain_descriptor(uint32_t address) {
   constexpr uint32_t kHalfBytes = 128;  // 8 columns of 8 along K

@@ -29,20 +29,28 @@ void mma_async(Accumulator& acc, const Slot& a, uint32_t a_row, const Slot& b0, 
   gemm_panel(acc.values[0], kColTile, a_tile, b_tile, rows, panels * kPanelCols);
 }
 
-/// The same with few tokens: tokens at byte `token_offset` of slot `tokens`; weight panels at byte
-/// `weight_offset` of slot `w0`, panels 2 and 3 in slot `w1`.
-template <uint32_t kPanels, uint32_t kTokens>
-void mma_small_async(Accumulator& acc, const Slot& tokens, uint32_t token_offset, const Slot& w0,
-                     const Slot& w1, uint32_t weight_offset, uint32_t rows, uint32_t panels) {
-  const std::byte* const token_tile = tokens.read(token_offset, rows * kRowBytes);
-  const auto multiply = [&](uint32_t first_panel, const Slot& weights, uint32_t count) {
-    gemm_panel(&acc.values[0][first_panel * kPanelCols], kColTile, token_tile,
-               weights.read(weight_offset, count * kHalfPanelBytes), rows, count * kPanelCols);
+/// The same with few tokens, `kCount` k tiles: tokens from byte `token_offset` of slot `tokens` on,
+/// k tiles `token_stride` apart. Weights: one panel, its k tiles in `w0`; two panels, a k tile a
+/// slot; four, two panels a slot.
+template <uint32_t kPanels, uint32_t kTokens, uint32_t kCount>
+void mma_small_async(Accumulator& acc, const Slot& tokens, uint32_t token_offset,
+                     uint32_t token_stride, const Slot& w0, const Slot& w1, uint32_t rows,
+                     uint32_t panels) {
+  const auto multiply = [&](uint32_t k, uint32_t first_panel, const Slot& weights, uint32_t offset,
+                            uint32_t count) {
+    gemm_panel(&acc.values[0][first_panel * kPanelCols], kColTile,
+               tokens.read(token_offset + k * token_stride, rows * kRowBytes),
+               weights.read(offset, count * kHalfPanelBytes), rows, count * kPanelCols);
   };
-  const uint32_t first = panels < 2 ? panels : 2;
-  multiply(0, w0, first);
-  if (panels > first) {
-    multiply(first, w1, panels - first);
+  for (uint32_t k = 0; k < kCount; ++k) {
+    if (kPanels == 1) {
+      multiply(k, 0, w0, k * kHalfPanelBytes, 1);
+    } else if (kPanels == 2) {
+      multiply(k, 0, k == 0 ? w0 : w1, 0, panels);
+    } else {
+      multiply(k, 0, w0, 0, 2);
+      multiply(k, 2, w1, 0, panels - 2);
+    }
   }
 }
 

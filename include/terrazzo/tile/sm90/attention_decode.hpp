@@ -91,15 +91,16 @@ template <uint32_t kPanels, uint32_t kGroups>
 __device__ __forceinline__ void scores_async(DecodeAttention<kPanels, kGroups>& tile,
                                              const DecodeQueries<kPanels, kGroups>& queries,
                                              PageRef keys, uint32_t, uint32_t) {
+  const uint64_t rows = k_major_descriptor(keys.address());
   wgmma_fence();
 #pragma unroll
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
 #pragma unroll
     for (uint32_t step = 0; step < kRowBytes / kStepBytes; ++step) {
       wgmma_async<false, false>(
-          tile.scores,
-          k_major_descriptor(keys.address() + panel * kHalfPanelBytes + step * kStepBytes),
-          k_major_descriptor(queries.panel(panel) + step * kStepBytes), panel + step != 0);
+          tile.scores, advance_descriptor(rows, panel * kHalfPanelBytes + step * kStepBytes),
+          advance_descriptor(k_major_descriptor(queries.panel(panel)), step * kStepBytes),
+          panel + step != 0);
     }
   }
   wgmma_commit();
@@ -197,12 +198,13 @@ __device__ __forceinline__ void output_async(DecodeAttention<kPanels, kGroups>& 
   wgmma_fence();
 #pragma unroll
   for (uint32_t step = 0; step < kPageTokens / kStepRows; ++step) {
-    const uint64_t b = k_major_descriptor(probabilities + step * kStepBytes);
+    const uint64_t b =
+        advance_descriptor(k_major_descriptor(probabilities), step * kStepBytes);
 #pragma unroll
     for (uint32_t panel = 0; panel < kPanels; ++panel) {
-      const uint64_t a =
-          tile_descriptor(values.address() + panel * kHalfPanelBytes + step * kStepRows * kRowBytes,
-                          kHalfPanelBytes, kSwizzleAtomBytes);
+      const uint64_t a = advance_descriptor(
+          tile_descriptor(values.address(), kHalfPanelBytes, kSwizzleAtomBytes),
+          panel * kHalfPanelBytes + step * kStepRows * kRowBytes);
       wgmma_async<true, false>(tile.out[panel], a, b, 1);
     }
     wgmma_async<false>(tile.sum, ones, b, 1);

@@ -79,14 +79,16 @@ template <uint32_t kPanels>
 __device__ __forceinline__ void scores_async(PrefillAttention<kPanels>& tile,
                                              const PrefillQueries<kPanels>& queries, PageRef keys,
                                              uint32_t, uint32_t) {
+  const uint64_t columns = k_major_descriptor(keys.address());
   wgmma_fence();
 #pragma unroll
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
 #pragma unroll
     for (uint32_t step = 0; step < kRowBytes / kStepBytes; ++step) {
       wgmma_async<false, false>(
-          tile.scores, k_major_descriptor(queries.tiles[panel] + step * kStepBytes),
-          k_major_descriptor(keys.address() + panel * kHalfPanelBytes + step * kStepBytes),
+          tile.scores,
+          advance_descriptor(k_major_descriptor(queries.tiles[panel]), step * kStepBytes),
+          advance_descriptor(columns, panel * kHalfPanelBytes + step * kStepBytes),
           panel + step != 0);
     }
   }
@@ -114,13 +116,22 @@ __device__ __forceinline__ void softmax(PrefillAttention<kPanels>& tile,
     limits[half] = row < rows ? limit_of(row) : 0;
     highest[half] = kMinusInfinity;
   }
+  pin_registers(limits);  // else they are compared with every token before the products are issued
   float masked[kPageTokens / 2];  // not into the scores: that would serialise the products (C7511)
 #pragma unroll
   for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
-    const uint32_t half = i % 4 / 2;
-    const uint32_t token = i / 4 * 8 + place.pair + i % 2;
-    masked[i] = token < limits[half] ? tile.scores[i] : kMinusInfinity;
-    highest[half] = fmaxf(highest[half], masked[i]);
+    masked[i] = tile.scores[i];
+  }
+  if (__any_sync(~0u, limits[0] < kPageTokens || limits[1] < kPageTokens)) {
+#pragma unroll
+    for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
+      const uint32_t token = i / 4 * 8 + place.pair + i % 2;
+      masked[i] = token < limits[i % 4 / 2] ? masked[i] : kMinusInfinity;
+    }
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
+    highest[i % 4 / 2] = fmaxf(highest[i % 4 / 2], masked[i]);
   }
   float reference[2];
 #pragma unroll
@@ -136,6 +147,7 @@ __device__ __forceinline__ void softmax(PrefillAttention<kPanels>& tile,
   for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
     tile.next[i] = probability(masked[i], scale_log2, reference[i % 4 / 2]);
   }
+  pin_registers(tile.next);  // else all this comes after the wait for the products beside it
   tile.first = queries.first;
 }
 
@@ -168,13 +180,12 @@ __device__ __forceinline__ void output_async(PrefillAttention<kPanels>& tile,
                                              const PrefillQueries<kPanels>& queries, PageRef values,
                                              uint32_t, uint32_t) {
   constexpr uint32_t kStepRows = 16;
+  const uint64_t columns = tile_descriptor(values.address(), kHalfPanelBytes, kSwizzleAtomBytes);
   wgmma_fence();
 #pragma unroll
   for (uint32_t step = 0; step < kPageTokens / kStepRows; ++step) {
     wgmma_async<true>(tile.out, tile.probabilities[step],
-                      tile_descriptor(values.address() + step * kStepRows * kRowBytes,
-                                      kHalfPanelBytes, kSwizzleAtomBytes),
-                      1);
+                      advance_descriptor(columns, step * kStepRows * kRowBytes), 1);
     wgmma_async<false>(tile.sum, tile.probabilities[step], plain_descriptor(queries.ones), 1);
   }
   wgmma_commit();

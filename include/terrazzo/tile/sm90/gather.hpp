@@ -2,7 +2,7 @@
 #pragma once
 
 #include "terrazzo/arch/sm90/machine.hpp"
-#include "terrazzo/tile/sm90/panel.hpp"
+#include "terrazzo/tile/sm90/panel_move.hpp"
 #include "terrazzo/tile/sm90/shared_values.hpp"
 #include "terrazzo/tile/sm90/tiles.hpp"
 

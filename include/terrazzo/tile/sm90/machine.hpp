@@ -5,7 +5,7 @@
 #include "terrazzo/tile/sm90/attention.hpp"
 #include "terrazzo/tile/sm90/gather.hpp"
 #include "terrazzo/tile/sm90/mma.hpp"
-#include "terrazzo/tile/sm90/panel.hpp"
+#include "terrazzo/tile/sm90/panel_move.hpp"
 #include "terrazzo/tile/sm90/sampling.hpp"
 #include "terrazzo/tile/sm90/tiles.hpp"
 

@@ -34,36 +34,44 @@ __device__ __forceinline__ void mma_async(Accumulator& acc, const Slot& a, uint3
                                           const Slot& b0, const Slot&, uint32_t, uint32_t) {
   constexpr uint32_t kValues = kPanels * kPanelCols / 2;
   float (&part)[kValues] = reinterpret_cast<float (&)[kValues]>(acc.values);
-  const uint32_t a_tile = a.data + a_row * kRowBytes;
+  const uint64_t rows = k_major_descriptor(a.data + a_row * kRowBytes);
+  const uint64_t columns = k_major_descriptor(b0.data);
   wgmma_fence();
 #pragma unroll
   for (uint32_t step = 0; step < kStepsPerPanel; ++step) {
-    wgmma_async<false, false>(part, k_major_descriptor(a_tile + step * kStepBytes),
-                              k_major_descriptor(b0.data + step * kStepBytes),
-                              1);
+    wgmma_async<false, false>(part, advance_descriptor(rows, step * kStepBytes),
+                              advance_descriptor(columns, step * kStepBytes), 1);
   }
   wgmma_commit();
 }
 
-/// Few tokens: [kPanels * 64 weight rows, 64] * tokens^T; panels 2 and 3 lie in slot `w1`. Panels
-/// past the tile's multiply stale bytes and are never read.
-template <uint32_t kPanels, uint32_t kTokens>
+/// Few tokens: [kPanels * 64 weight rows, kCount k tiles] * tokens^T. The k tiles of the tokens are
+/// `token_stride` apart. Weights: one panel, its k tiles in `w0`; two panels, a k tile a slot; four,
+/// two panels a slot. Panels past the tile's multiply stale bytes and are never read.
+template <uint32_t kPanels, uint32_t kTokens, uint32_t kCount>
 __device__ __forceinline__ void mma_small_async(SmallAccumulator& acc, const Slot& tokens,
-                                                uint32_t token_offset, const Slot& w0,
-                                                const Slot& w1, uint32_t weight_offset, uint32_t,
+                                                uint32_t token_offset, uint32_t token_stride,
+                                                const Slot& w0, const Slot& w1, uint32_t,
                                                 uint32_t) {
-  const uint32_t token_tile = tokens.data + token_offset;
+  const uint64_t first = k_major_descriptor(w0.data);
+  const uint64_t second = k_major_descriptor(w1.data);
   wgmma_fence();
 #pragma unroll
-  for (uint32_t step = 0; step < kStepsPerPanel; ++step) {
+  for (uint32_t k = 0; k < kCount; ++k) {
+    const uint64_t columns = k_major_descriptor(tokens.data + token_offset + k * token_stride);
 #pragma unroll
-    for (uint32_t p = 0; p < kPanels; ++p) {
-      const uint32_t weights =
-          (p < 2 ? w0.data : w1.data) + weight_offset + p % 2 * kHalfPanelBytes;
-      wgmma_async<false, false>(
-          reinterpret_cast<float (&)[kTokens / 2]>(acc.values[p]),
-          k_major_descriptor(weights + step * kStepBytes),
-          k_major_descriptor(token_tile + step * kStepBytes), 1);
+    for (uint32_t step = 0; step < kStepsPerPanel; ++step) {
+#pragma unroll
+      for (uint32_t p = 0; p < kPanels; ++p) {
+        constexpr bool kSplitPanels = kPanels > 2;
+        const bool in_second = kSplitPanels ? p >= 2 : kPanels == 2 && k == 1;
+        const uint32_t offset =
+            (kSplitPanels ? p % 2 : kPanels == 2 ? p : k) * kHalfPanelBytes + step * kStepBytes;
+        wgmma_async<false, false>(
+            reinterpret_cast<float (&)[kTokens / 2]>(acc.values[p]),
+            advance_descriptor(in_second ? second : first, offset),
+            advance_descriptor(columns, step * kStepBytes), 1);
+      }
     }
   }
   wgmma_commit();

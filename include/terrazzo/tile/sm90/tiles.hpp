@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "terrazzo/arch/sm90/special.hpp"
 #include "terrazzo/core/geometry.hpp"
 
 namespace terrazzo::sm90 {
@@ -47,9 +48,7 @@ struct ThreadPlace {
 };
 
 __device__ __forceinline__ ThreadPlace thread_place() {
-  uint32_t thread;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-  thread %= 128;
+  const uint32_t thread = thread_index() % 128;
   const uint32_t lane = thread % 32;
   return {thread, thread / 32 * 16 + lane / 4, lane % 4 * 2};
 }
