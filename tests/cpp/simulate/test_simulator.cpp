@@ -124,6 +124,7 @@ TERRAZZO_TEST(sms_share_hbm) {
   const double tokens = 2.0 * 128 * kHidden + 128 * 4 * kPanels;
   const double free_ns = 100 * kSlots;
   CHECK_NEAR(time_of(tiles(2), model), free_ns, 1);
+  model.hbm_gbps = (2 * weights + tokens) / free_ns / 2;
   // The second tile has less to fetch and is done sooner; HBM is never idle.
   CHECK_NEAR(time_of(tiles(2), model), 2 * free_ns, 1);
   CHECK_NEAR(time_of(tiles(1), model), (weights + tokens) / model.hbm_gbps, 1);
