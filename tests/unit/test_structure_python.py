@@ -17,6 +17,7 @@ PACKAGE = ROOT / "python" / "terrazzo"
 LEVELS = {
     "_core": 0,
     "env": 0,
+    "costs": 1,
     "sampling": 1,
     "models": 2,
     "device": 3,
@@ -25,6 +26,7 @@ LEVELS = {
     "capacity": 4,
     "engine": 4,
     "loading": 4,
+    "trace": 4,
     "runner": 5,
     "llm": 6,
     "bench": 6,

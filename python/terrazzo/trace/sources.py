@@ -1,0 +1,151 @@
+"""Traces from the machines: simulated steps, and steps of the host machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .record import LOADER, STORER, Limits, Program, StepTrace, events_of
+
+if TYPE_CHECKING:
+    from .._core import CostModel, HostModel, ModelShape, Programs, StepLimits
+    from ..costs import DeviceCosts
+    from ..step import StepInput
+
+
+def arrays_by_name(batch: StepInput) -> dict[str, Any]:
+    """The step's arrays as the core takes them."""
+    return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+
+
+def programs_of(
+    shape: ModelShape, limits: StepLimits, batch: StepInput, num_sms: int, **options: Any
+) -> Programs:
+    """The step's programs for GPUs with `num_sms` SMs."""
+    from .._core import Programs
+
+    return Programs(shape, limits, arrays_by_name(batch), num_sms=num_sms, **options)
+
+
+def trace_of(
+    raw: bytes,
+    programs: Programs,
+    costs: DeviceCosts,
+    *,
+    title: str,
+    machine: str,
+    num_sms: int,
+    has_limits: bool,
+) -> StepTrace:
+    """A trace from a machine's events; L2 as `costs` has it says what came from HBM."""
+    from .._core import kind_names
+
+    model = costs.model()
+    events = events_of(raw)
+    limits = None
+    if has_limits:
+        limits = Limits(
+            num_sms, model.get("hbm_gbps"), model.get("tensor_tflops"), model.get("nvlink_gbps")
+        )
+    tables = [
+        Program(*programs.sizes(gpu), programs.work(gpu), programs.waits(gpu))
+        for gpu in range(programs.num_gpus)
+    ]
+    return StepTrace(
+        title=title,
+        machine=machine,
+        kinds=kind_names(),
+        num_layers=programs.num_layers,
+        num_sms=num_sms,
+        programs=tables,
+        events=events,
+        ready_ns=_ready_ns(events, programs, tables),
+        hbm_bytes=_hbm_bytes(events, programs, model),
+        limits=limits,
+    )
+
+
+def _hbm_bytes(
+    events: NDArray[np.void], programs: Programs, model: CostModel
+) -> NDArray[np.float64]:
+    from .._core import hbm_bytes
+
+    out = np.zeros(len(events))
+    for gpu in range(programs.num_gpus):
+        loads = np.flatnonzero((events["role"] == LOADER) & (events["gpu"] == gpu))
+        started = events["begin_ns"][loads] + events["waited_ns"][loads]
+        loads = loads[np.argsort(started, kind="stable")]
+        positions = np.ascontiguousarray(events["position"][loads])
+        out[loads] = hbm_bytes(programs, model, gpu, positions)[:, 0]
+    return out
+
+
+class _ByInstruction:
+    """Events of one GPU, found by the instruction that they belong to."""
+
+    def __init__(
+        self, events: NDArray[np.void], chosen: NDArray[np.bool_], program: Program, layers: int
+    ) -> None:
+        self.indices = np.flatnonzero(chosen)
+        rows = program.instructions(events["position"][self.indices], layers)
+        order = np.argsort(rows, kind="stable")
+        self.indices = self.indices[order]
+        self.bounds = np.searchsorted(rows[order], np.arange(len(program.work) + 1))
+
+    def of(self, row: int) -> NDArray[np.int64]:
+        """Indices of the instruction's events."""
+        return self.indices[self.bounds[row] : self.bounds[row + 1]]
+
+
+def _ready_ns(
+    events: NDArray[np.void], programs: Programs, tables: list[Program]
+) -> NDArray[np.uint64]:
+    """When the last signal was given that each event's instruction waits for."""
+    block, layers = programs.counters_per_block, programs.num_layers
+    bases = (events["layer"].astype(np.int64) + 1) * block
+    signalled = np.zeros((len(tables), block * (layers + 2)), np.uint64)
+    for gpu, table in enumerate(tables):
+        stores = (events["gpu"] == gpu) & (events["role"] >= STORER)
+        found = _ByInstruction(events, stores, table, layers)
+        for row, counter, gpus in programs.dependencies(gpu, True).astype(np.int64):
+            own = found.of(row)
+            for target in range(len(tables)):
+                if gpus >> target & 1:
+                    np.maximum.at(signalled[target], bases[own] + counter, events["end_ns"][own])
+    ready = np.zeros(len(events), np.uint64)
+    for gpu, table in enumerate(tables):
+        found = _ByInstruction(events, events["gpu"] == gpu, table, layers)
+        for row, first, count in programs.dependencies(gpu, False).astype(np.int64):
+            own = found.of(row)
+            run = bases[own][:, None] + np.arange(first, first + count)
+            ready[own] = np.maximum(ready[own], signalled[gpu][run].max(axis=1, initial=0))
+    return ready
+
+
+def simulated_trace(programs: Programs, costs: DeviceCosts, title: str) -> StepTrace:
+    """Simulates a step."""
+    from .._core import simulate
+
+    model = costs.model()
+    num_sms = int(model.get("num_sms"))
+    _, _, raw = simulate(programs, model, trace=True)
+    machine = f"simulated {costs.label}"
+    return trace_of(
+        raw, programs, costs, title=title, machine=machine, num_sms=num_sms, has_limits=True
+    )
+
+
+def host_trace(
+    model: HostModel, batch: StepInput, costs: DeviceCosts, *, num_sms: int, title: str
+) -> StepTrace:
+    """Runs a step on the host machine. `costs` only says what its L2 would hold."""
+    from .._core import trace_host_step
+
+    raw = trace_host_step(model, arrays_by_name(batch))
+    programs = programs_of(model.shape, model.limits, batch, num_sms)
+    return trace_of(
+        raw, programs, costs, title=title, machine="host machine", num_sms=num_sms, has_limits=False
+    )
