@@ -12,6 +12,7 @@
 #include "machine/host/host_model.hpp"
 #include "simulate/hbm_bytes.hpp"
 #include "simulate/simulator.hpp"
+#include "simulate/weave_planner.hpp"
 
 namespace nb = nanobind;
 
@@ -191,18 +192,32 @@ nb::tuple sizes_of(const Programs& programs, uint32_t gpu) {
   return nb::make_tuple(view.prologue_size, view.body_size, view.epilogue_size);
 }
 
+terrazzo::WeavePlan plan_of(uint32_t split_block, uint32_t attention_percent) {
+  const terrazzo::WeaveCurve curve = terrazzo::even_curve(attention_percent);
+  return {split_block, {curve, curve}};
+}
+
 void bind_programs(nb::module_& m) {
   nb::class_<Programs>(m, "Programs", "The programs of a step, one a GPU, without a machine.")
       .def(
           "__init__",
           [](Programs* self, const ModelShape& shape, const StepLimits& limits,
-             const nb::dict& arrays, uint32_t num_sms) {
+             const nb::dict& arrays, uint32_t num_sms, uint32_t split_block,
+             uint32_t attention_percent, const CostModel* woven_for) {
             const NamedArrays named(arrays);
-            new (self) Programs{
-                shape, terrazzo::lower(named.request(), shape, limits, {.num_sms = num_sms})};
+            const StepRequest request = named.request();
+            terrazzo::LowerOptions options{num_sms, plan_of(split_block, attention_percent)};
+            if (woven_for != nullptr) {
+              terrazzo::WeavePlanner planner(shape, limits, options, *woven_for);
+              options.weave = planner.plan(request).plan;
+            }
+            new (self) Programs{shape, terrazzo::lower(request, shape, limits, options)};
           },
           nb::arg("shape"), nb::arg("limits"), nb::arg("arrays"), nb::kw_only(), nb::arg("num_sms"),
-          "`arrays`: those of terrazzo.step.StepInput by their names.")
+          nb::arg("split_block") = 0, nb::arg("attention_percent") = 90,
+          nb::arg("woven_for") = nb::none(),
+          "`arrays`: those of terrazzo.step.StepInput by their names. With a split_block the order "
+          "is woven; with woven_for it is the one that the simulator finds best for the device.")
       .def_prop_ro("num_gpus", [](const Programs& self) { return self.step.gpus.size(); })
       .def_prop_ro("num_layers", [](const Programs& self) { return self.step.num_layers; })
       .def("sizes", &sizes_of, nb::arg("gpu"),
@@ -275,13 +290,20 @@ void bind_simulate(nb::module_& m) {
   m.def(
       "hbm_bytes",
       [](const Programs& programs, const CostModel& model, uint32_t gpu,
-         const Array<uint32_t>& positions) {
-        return to_matrix(terrazzo::hbm_bytes(programs.step, programs.shape, model, gpu,
-                                             {positions.data(), positions.size()}),
-                         1);
+         const Array<uint32_t>& positions, const Array<double>& begin_ns,
+         const Array<double>& end_ns) {
+        terrazzo::check(begin_ns.size() == positions.size() && end_ns.size() == positions.size(),
+                        "hbm bytes", "expected as many times as positions");
+        std::vector<terrazzo::LoadTime> loads;
+        for (size_t i = 0; i < positions.size(); ++i) {
+          loads.push_back({positions.data()[i], begin_ns.data()[i], end_ns.data()[i]});
+        }
+        return to_matrix(terrazzo::hbm_bytes(programs.step, programs.shape, model, gpu, loads), 1);
       },
       nb::arg("programs"), nb::arg("model"), nb::arg("gpu"), nb::arg("positions"),
-      "Bytes from HBM of instructions, by queue position in the order of their loads: [n, 1].");
+      nb::arg("begin_ns"), nb::arg("end_ns"),
+      "Bytes from HBM of instructions, by queue position in the order of their loads' begins: "
+      "[n, 1].");
   m.def(
       "trace_host_step",
       [](terrazzo::host::HostModel& model, const nb::dict& arrays) {

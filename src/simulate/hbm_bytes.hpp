@@ -10,10 +10,17 @@
 
 namespace terrazzo {
 
-/// Bytes from HBM of a GPU's instructions, given their queue positions in the order in which they
-/// were loaded: what the simulator's L2 would not have held.
+/// When a loader copied for the instruction at a queue position.
+struct LoadTime {
+  uint32_t position;
+  double begin_ns;
+  double end_ns;
+};
+
+/// Bytes from HBM of a GPU's instructions, given in the order of their begins: what the simulator's
+/// L2 would not have held.
 std::vector<double> hbm_bytes(const LoweredStep& step, const ModelShape& shape,
                               const CostModel& model, uint32_t gpu,
-                              std::span<const uint32_t> positions);
+                              std::span<const LoadTime> loads);
 
 }  // namespace terrazzo

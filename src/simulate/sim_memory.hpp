@@ -21,6 +21,7 @@ class SimCounters {
     std::vector<uint32_t> waiters;
   };
   Cell& at(uint32_t index) { return cells_[index]; }
+  const Cell& at(uint32_t index) const { return cells_[index]; }
   uint32_t size() const { return static_cast<uint32_t>(cells_.size()); }
 
  private:
@@ -28,10 +29,18 @@ class SimCounters {
 };
 
 /// L2 as a memory of the last bytes that came in: an object is there as long as fewer than
-/// `capacity` bytes were loaded or written since it was last touched.
+/// `capacity` bytes have come in since somebody began to load it or wrote it. What instructions
+/// load comes in while they run: `fill` says how many bytes a nanosecond.
 class SimCache {
  public:
   SimCache(uint32_t objects, double capacity) : capacity_(capacity), entries_(objects) {}
+
+  /// Moves on to `now`, at the rate set last.
+  void settle(double now) {
+    filled_ += (now - at_) * fill_;
+    at_ = now;
+  }
+  void set_fill(double fill) { fill_ = fill; }
 
   /// Bytes of an operand that come from HBM.
   double load(const SimOperand& operand, int32_t layer) {
@@ -41,9 +50,6 @@ class SimCache {
     Entry& entry = entries_[operand.object];
     const bool held = entry.touched && filled_ - entry.stamp <= capacity_ &&
                       (!operand.of_layer || entry.layer == layer);
-    if (!held) {
-      filled_ += operand.bytes;
-    }
     entry = {filled_, layer, true};
     return held ? 0 : operand.bytes;
   }
@@ -62,6 +68,8 @@ class SimCache {
     bool touched = false;
   };
   double capacity_;
+  double at_ = 0;
+  double fill_ = 0;
   double filled_ = 0;  // bytes so far
   std::vector<Entry> entries_;
 };

@@ -68,6 +68,7 @@ class Simulation {
 
   void advance(SimGpu& gpu, uint32_t index, double now) {
     SimSm& sm = gpu.sms[index];
+    gpu.cache.settle(now);
     sm.flow.settle(now, model_.ring_slots);
     while (act(gpu, index, sm, now)) {
     }
@@ -75,6 +76,7 @@ class Simulation {
     if (gpu.is_off(model_, options_.tolerance)) {
       gpu.share_out(model_, options_.tolerance, now);
     }
+    gpu.cache.set_fill(gpu.usage.fill);
   }
 
   /// Does one thing that is due; false if there is none.
@@ -181,6 +183,9 @@ class Simulation {
         sm.consumer = ConsumerState::kIdle;
         record(gpu, index, sm.entry(sm.consumed), RoleKind::kConsumer0, sm.consume_begin_ns, now,
                sm.flow.stream_waited_ns() - sm.consume_waited_ns);
+        if (options_.order != nullptr) {
+          options_.order->finished(index_of(gpu), sm.entry(sm.consumed).position);
+        }
         ++sm.consumed;
         return true;
     }
@@ -193,7 +198,10 @@ class Simulation {
     sm.has_claim = true;
     const uint32_t size = gpu.program.view.queue_size();
     while (gpu.next_position < size) {
-      const uint32_t position = gpu.next_position++;
+      uint32_t position = gpu.next_position++;
+      if (options_.order != nullptr) {
+        position = options_.order->next(index_of(gpu), &is_ready, this);
+      }
       const QueuePlace place = place_of(gpu.program.view, position);
       if (!place.skip) {
         sm.pending = {&gpu.program.at(place), position, place.layer, 0, 0};
@@ -202,6 +210,26 @@ class Simulation {
       }
     }
     sm.at_end = true;
+  }
+
+  uint32_t index_of(const SimGpu& gpu) const { return static_cast<uint32_t>(&gpu - gpus_.data()); }
+
+  static bool is_ready(const void* context, uint32_t index, uint32_t position) {
+    const auto& self = *static_cast<const Simulation*>(context);
+    const SimGpu& gpu = self.gpus_[index];
+    const QueuePlace place = place_of(gpu.program.view, position);
+    if (place.skip) {
+      return true;
+    }
+    for (const Wait& wait : place.instruction->waits) {
+      for (int32_t i = 0; i < wait.count; ++i) {
+        const uint32_t counter = counter_index(self.per_block_, place.layer, wait.first + i);
+        if (gpu.counters.at(counter).value < wait.target) {
+          return false;
+        }
+      }
+    }
+    return true;
   }
 
   // --- loader ---
@@ -241,7 +269,8 @@ class Simulation {
     sm.loader_ns = kNever;
     sm.load_start_ns = now;
     sm.load_waited_ns = sm.flow.load_waited_ns();
-    sm.flow.start_load(code.slots, code.slot_ns, code.load_bytes, entry.hbm_bytes);
+    sm.flow.start_load(code.slots, code.slot_ns, code.load_bytes, entry.hbm_bytes,
+                       entry.hbm_bytes - code.stream_bytes);
   }
 
   // --- storer ---
@@ -275,7 +304,7 @@ class Simulation {
     if (code.instruction->opcode == Opcode::kStepEnd) {
       gpu.end_ns = now;
     }
-    const auto own = static_cast<uint32_t>(&gpu - gpus_.data());
+    const uint32_t own = index_of(gpu);
     for (const Signal& signal : code.instruction->signals) {
       for (uint32_t target = 0; signal.count > 0 && target < gpus_.size(); ++target) {
         if ((signal.gpus >> target & 1U) != 0) {

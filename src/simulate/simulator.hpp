@@ -16,6 +16,8 @@
 
 namespace terrazzo {
 
+class ClaimOrder;
+
 struct SimOptions {
   uint32_t num_sms = 0;  // of a GPU; 0: as many as the model says
   uint32_t layers = 0;   // that the body runs for; 0: all
@@ -23,6 +25,20 @@ struct SimOptions {
   // A shared resource may be overdrawn, or left idle by the slowed, by this part before its shares
   // are worked out again. 0 is exact and slow.
   double tolerance = 0.02;
+  ClaimOrder* order = nullptr;  // who decides what is claimed next; null: the queue's order
+};
+
+/// Decides in which order a queue's positions are claimed, by what is going on.
+class ClaimOrder {
+ public:
+  /// Whether all that an instruction waits for has been signalled.
+  using Ready = bool (*)(const void* context, uint32_t gpu, uint32_t position);
+
+  virtual ~ClaimOrder() = default;
+  /// The position to claim now on `gpu`, each once; the queue's size when all are claimed.
+  virtual uint32_t next(uint32_t gpu, Ready ready, const void* context) = 0;
+  /// An SM has finished computing the instruction at this position.
+  virtual void finished(uint32_t gpu, uint32_t position) = 0;
 };
 
 /// Sums over one GPU.

@@ -20,17 +20,20 @@ struct Shares {
 /// What is drawn from the shared resources: bytes and FLOPs a nanosecond.
 struct Usage {
   double hbm = 0;
+  double fill = 0;  // the part of it that stays in L2
   double l2 = 0;
   double tensor = 0;
 
   Usage& operator+=(const Usage& other) {
     hbm += other.hbm;
+    fill += other.fill;
     l2 += other.l2;
     tensor += other.tensor;
     return *this;
   }
   Usage& operator-=(const Usage& other) {
     hbm -= other.hbm;
+    fill -= other.fill;
     l2 -= other.l2;
     tensor -= other.tensor;
     return *this;
@@ -44,12 +47,13 @@ class SmFlow {
   static constexpr double kEpsilon = 1e-6;  // slots
 
   /// Slots of one instruction that the loader copies from now on.
-  void start_load(double slots, double slot_ns, double bytes, double hbm_bytes) {
+  void start_load(double slots, double slot_ns, double bytes, double hbm_bytes, double fill_bytes) {
     loading_ = true;
     load_left_ = slots;
     slot_ns_ = slot_ns;
     bytes_per_slot_ = bytes / slots;
     hbm_per_slot_ = hbm_bytes / slots;
+    fill_per_slot_ = fill_bytes / slots;
     hbm_share_ = bytes > 0 ? hbm_bytes / bytes : 0;
   }
   void end_load() { loading_ = false; }
@@ -114,7 +118,8 @@ class SmFlow {
     use_rate_ = use;
     load_waits_ = loading_ ? 1 - load * slot_ns_ : 0;
     stream_waits_ = streaming_ ? 1 - use / able_to_use : 0;
-    usage_ = {load * hbm_per_slot_, load * bytes_per_slot_, use * flops_per_slot_};
+    usage_ = {load * hbm_per_slot_, load * fill_per_slot_, load * bytes_per_slot_,
+              use * flops_per_slot_};
   }
 
   /// When, at these rates, the next thing happens.
@@ -135,11 +140,13 @@ class SmFlow {
     } else if (net < 0 && held_ > 0 && !landed_) {
       soonest = std::min(soonest, held_ / -net);
     }
-    return at_ + soonest;
+    return at_ + std::max(soonest, kShortestNs);
   }
 
  private:
-  static constexpr double kShortestNs = 1e-3;  // of a slot: a rate is never infinite
+  // Of a slot, and between two events: no rate is infinite, and time goes on although it is
+  // rounded.
+  static constexpr double kShortestNs = 1e-3;
 
   double at_ = 0;
   double held_ = 0;  // slots that have landed and are not given back
@@ -151,6 +158,7 @@ class SmFlow {
   double slot_ns_ = 0;
   double bytes_per_slot_ = 0;
   double hbm_per_slot_ = 0;
+  double fill_per_slot_ = 0;
   double hbm_share_ = 0;
   double tensor_slot_ns_ = 0;
   double other_slot_ns_ = 0;

@@ -54,6 +54,7 @@ def trace_of(
         Program(*programs.sizes(gpu), programs.work(gpu), programs.waits(gpu))
         for gpu in range(programs.num_gpus)
     ]
+    ready = _ready_ns(events, programs, tables)
     return StepTrace(
         title=title,
         machine=machine,
@@ -62,24 +63,25 @@ def trace_of(
         num_sms=num_sms,
         programs=tables,
         events=events,
-        ready_ns=_ready_ns(events, programs, tables),
-        hbm_bytes=_hbm_bytes(events, programs, model),
+        ready_ns=ready,
+        hbm_bytes=_hbm_bytes(events, ready, programs, model),
         limits=limits,
     )
 
 
 def _hbm_bytes(
-    events: NDArray[np.void], programs: Programs, model: CostModel
+    events: NDArray[np.void], ready: NDArray[np.uint64], programs: Programs, model: CostModel
 ) -> NDArray[np.float64]:
     from .._core import hbm_bytes
 
     out = np.zeros(len(events))
+    begin = np.clip(ready, events["begin_ns"], events["end_ns"]).astype(np.float64)
+    end = events["end_ns"].astype(np.float64)
     for gpu in range(programs.num_gpus):
         loads = np.flatnonzero((events["role"] == LOADER) & (events["gpu"] == gpu))
-        started = events["begin_ns"][loads] + events["waited_ns"][loads]
-        loads = loads[np.argsort(started, kind="stable")]
+        loads = loads[np.argsort(begin[loads], kind="stable")]
         positions = np.ascontiguousarray(events["position"][loads])
-        out[loads] = hbm_bytes(programs, model, gpu, positions)[:, 0]
+        out[loads] = hbm_bytes(programs, model, gpu, positions, begin[loads], end[loads])[:, 0]
     return out
 
 

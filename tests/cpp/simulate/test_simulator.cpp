@@ -167,6 +167,13 @@ TERRAZZO_TEST(what_was_read_lately_is_in_l2) {
   CHECK(hbm_bytes() > 1.5 * weights);
 }
 
+TERRAZZO_TEST(time_goes_on_late_in_a_long_step) {
+  CostModel model = free_device();
+  gate_up(model) = {.load_slot_ns = 1e7, .consume_slot_ns = 1e-3};
+  // A slot takes so long that an instant after it is the same number; step_end takes no time.
+  CHECK_NEAR(time_of(tiles(3), model), 3 * 1e7 * kSlots, 1e3);
+}
+
 TERRAZZO_TEST(nvlink_is_shared) {
   ModelShape shape = tiny(2);
   shape.num_layers = 2;
