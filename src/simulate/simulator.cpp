@@ -10,6 +10,8 @@
 namespace terrazzo {
 namespace {
 
+constexpr uint64_t kMostEvents = 1000;  // an instruction takes some ten
+
 class Simulation {
  public:
   Simulation(const LoweredStep& step, const ModelShape& shape, const CostModel& model,
@@ -31,9 +33,16 @@ class Simulation {
         gpu.events.set(sm, gpu.sms[sm].next(model_.ring_slots));
       }
     }
+    uint64_t most_events = kMostEvents;
+    for (const SimGpu& gpu : gpus_) {
+      most_events += kMostEvents * gpu.program.view.queue_size();
+    }
     for (SimGpu* gpu = first_gpu(); gpu != nullptr; gpu = first_gpu()) {
       const uint32_t sm = gpu->events.first();
       advance(*gpu, sm, gpu->events.time(sm));
+      if (most_events-- == 0) {
+        fail("simulate", "no progress after ", gpu->events.time(sm), " ns");
+      }
     }
     return finish();
   }

@@ -88,9 +88,11 @@ class SmFlow {
     if (passed <= 0) {
       return;
     }
-    load_left_ = std::max(load_left_ - passed * load_rate_, 0.0);
-    use_left_ = std::max(use_left_ - passed * use_rate_, 0.0);
-    held_ += passed * (load_rate_ - use_rate_);
+    const double landed = std::min(passed * load_rate_, load_left_);
+    const double used = std::min(passed * use_rate_, use_left_);
+    load_left_ -= landed;
+    use_left_ -= used;
+    held_ += landed - used;
     held_ = held_ < kEpsilon ? 0.0 : held_ > ring - kEpsilon ? ring : held_;
     load_waited_ns_ += passed * load_waits_;
     stream_waited_ns_ += passed * stream_waits_;
