@@ -1,12 +1,11 @@
-#include "bindings/bind.hpp"
-
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
 #include <vector>
 
+#include "bindings/arrays.hpp"
+#include "bindings/bind.hpp"
 #include "lower/lower.hpp"
 #include "lower/work.hpp"
 #include "machine/host/host_model.hpp"
@@ -29,60 +28,8 @@ using terrazzo::StepLimits;
 using terrazzo::StepRequest;
 using terrazzo::TraceEvent;
 using terrazzo::Work;
-
-template <class T>
-using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-/// The arrays of terrazzo.step.StepInput by their names; holds references while the core reads
-/// them.
-struct NamedArrays {
-  explicit NamedArrays(const nb::dict& arrays)
-      : token_ids(take<int32_t>(arrays, "token_ids")),
-        seq_lens(take<int32_t>(arrays, "seq_lens")),
-        context_lens(take<int32_t>(arrays, "context_lens")),
-        page_indptr(take<int32_t>(arrays, "page_indptr")),
-        page_ids(take<int32_t>(arrays, "page_ids")),
-        logit_rows(take<int32_t>(arrays, "logit_rows")),
-        temperature(take<float>(arrays, "temperature")),
-        top_k(take<int32_t>(arrays, "top_k")),
-        top_p(take<float>(arrays, "top_p")),
-        seed(take<uint64_t>(arrays, "seed")),
-        output_position(take<int32_t>(arrays, "output_position")),
-        want_logits(take<bool>(arrays, "want_logits")) {}
-
-  StepRequest request() const {
-    return {view(token_ids),
-            view(seq_lens),
-            view(context_lens),
-            view(page_indptr),
-            view(page_ids),
-            view(logit_rows),
-            view(temperature),
-            view(top_k),
-            view(top_p),
-            view(seed),
-            view(output_position),
-            {reinterpret_cast<const uint8_t*>(want_logits.data()), want_logits.size()}};
-  }
-
- private:
-  template <class T>
-  static Array<T> take(const nb::dict& arrays, const char* name) {
-    return nb::cast<Array<T>>(arrays[name]);
-  }
-  template <class T>
-  static std::span<const T> view(const Array<T>& array) {
-    return {array.data(), array.size()};
-  }
-
-  Array<int32_t> token_ids, seq_lens, context_lens, page_indptr, page_ids, logit_rows;
-  Array<float> temperature;
-  Array<int32_t> top_k;
-  Array<float> top_p;
-  Array<uint64_t> seed;
-  Array<int32_t> output_position;
-  Array<bool> want_logits;
-};
+using terrazzo::bindings::Array1;
+using terrazzo::bindings::StepArrays;
 
 /// The programs of a step, without a machine to run them.
 struct Programs {
@@ -94,12 +41,7 @@ using Matrix = nb::ndarray<nb::numpy, double, nb::ndim<2>>;
 
 Matrix to_matrix(std::vector<double> values, size_t cols) {
   const size_t rows = values.size() / cols;
-  auto owner = std::make_unique<std::vector<double>>(std::move(values));
-  double* const data = owner->data();
-  nb::capsule capsule(owner.release(), [](void* pointer) noexcept {
-    delete static_cast<std::vector<double>*>(pointer);
-  });
-  return Matrix(data, {rows, cols}, capsule);
+  return Matrix(terrazzo::bindings::to_numpy(std::move(values), {rows, cols}));
 }
 
 nb::bytes to_bytes(const std::vector<TraceEvent>& events) {
@@ -185,7 +127,8 @@ Matrix dependencies_of(const Programs& programs, uint32_t gpu, bool signals) {
   return to_matrix(std::move(values), 3);
 }
 
-nb::tuple sizes_of(const Programs& programs, uint32_t gpu) {
+nb::typed<nb::tuple, uint32_t, uint32_t, uint32_t> sizes_of(const Programs& programs,
+                                                            uint32_t gpu) {
   terrazzo::check(gpu < programs.step.gpus.size(), "sizes", "gpu ", gpu, " of ",
                   programs.step.gpus.size());
   const terrazzo::ProgramView view = programs.step.view(gpu);
@@ -202,10 +145,9 @@ void bind_programs(nb::module_& m) {
       .def(
           "__init__",
           [](Programs* self, const ModelShape& shape, const StepLimits& limits,
-             const nb::dict& arrays, uint32_t num_sms, uint32_t split_block,
+             const StepArrays& arrays, uint32_t num_sms, uint32_t split_block,
              uint32_t attention_percent, const CostModel* woven_for) {
-            const NamedArrays named(arrays);
-            const StepRequest request = named.request();
+            const StepRequest request = arrays.request();
             terrazzo::LowerOptions options{num_sms, plan_of(split_block, attention_percent)};
             if (woven_for != nullptr) {
               terrazzo::WeavePlanner planner(shape, limits, options, *woven_for);
@@ -216,8 +158,8 @@ void bind_programs(nb::module_& m) {
           nb::arg("shape"), nb::arg("limits"), nb::arg("arrays"), nb::kw_only(), nb::arg("num_sms"),
           nb::arg("split_block") = 0, nb::arg("attention_percent") = 90,
           nb::arg("woven_for") = nb::none(),
-          "`arrays`: those of terrazzo.step.StepInput by their names. With a split_block the order "
-          "is woven; with woven_for it is the one that the simulator finds best for the device.")
+          "With a split_block the order is woven; with woven_for it is the one that the simulator "
+          "finds best for the device.")
       .def_prop_ro("num_gpus", [](const Programs& self) { return self.step.gpus.size(); })
       .def_prop_ro("num_layers", [](const Programs& self) { return self.step.num_layers; })
       .def("sizes", &sizes_of, nb::arg("gpu"),
@@ -290,8 +232,8 @@ void bind_simulate(nb::module_& m) {
   m.def(
       "hbm_bytes",
       [](const Programs& programs, const CostModel& model, uint32_t gpu,
-         const Array<uint32_t>& positions, const Array<double>& begin_ns,
-         const Array<double>& end_ns) {
+         const Array1<uint32_t>& positions, const Array1<double>& begin_ns,
+         const Array1<double>& end_ns) {
         terrazzo::check(begin_ns.size() == positions.size() && end_ns.size() == positions.size(),
                         "hbm bytes", "expected as many times as positions");
         std::vector<terrazzo::LoadTime> loads;
@@ -306,8 +248,7 @@ void bind_simulate(nb::module_& m) {
       "[n, 1].");
   m.def(
       "trace_host_step",
-      [](terrazzo::host::HostModel& model, const nb::dict& arrays) {
-        const NamedArrays named(arrays);
+      [](terrazzo::host::HostModel& model, const StepArrays& arrays) {
         struct Tracing {
           terrazzo::host::HostMachine& machine;
           ~Tracing() { machine.set_trace(false); }
@@ -315,7 +256,7 @@ void bind_simulate(nb::module_& m) {
         model.machine().set_trace(true);
         {
           const nb::gil_scoped_release release;
-          model.step(named.request());
+          model.step(arrays.request());
         }
         return to_bytes(model.machine().events());
       },

@@ -26,10 +26,10 @@ LEVELS = {
     "capacity": 4,
     "engine": 4,
     "loading": 4,
-    "trace": 4,
     "runner": 5,
     "llm": 6,
     "bench": 6,
+    "trace": 6,
     "cli": 7,
     "__main__": 8,
 }

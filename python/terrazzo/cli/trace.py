@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -38,6 +39,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     group = parser.add_argument_group("simulated GPUs (no weights are needed)")
     group.add_argument("--simulate", metavar="DEVICE", help="a known device (h100) or a cost file")
     group.add_argument("--shape", default="llama-3.1-8b", metavar="NAME", help="[llama-3.1-8b]")
+    group.add_argument(
+        "--order",
+        choices=("plain", "woven"),
+        default="plain",
+        help="layer by layer, or the best that the simulator finds [plain]",
+    )
     group.add_argument("--num-layers", type=int, metavar="N", help="of the model's [all]")
     add_model_options(parser)
     parser.set_defaults(run=run)
@@ -47,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     """Trace one step and report it."""
     from ..trace import report_text
 
-    trace = _simulated(options) if options.simulate is not None else _from_host(options)
+    trace = _simulated(options) if options.simulate is not None else _from_machine(options)
     layers = _layers(options.layers, trace.num_layers)
     if options.out is not None:
         _write(trace, options.out, layers)
@@ -80,25 +87,32 @@ def _layers(text: str | None, num_layers: int) -> tuple[int, int] | None:
 def _simulated(options: argparse.Namespace) -> StepTrace:
     from ..costs import load_costs
     from ..trace import simulated_trace
+    from ..trace.record import Recipe
     from ..trace.sources import programs_of
-    from ..trace.steps import limits_of, parse_step, shape_of, step_of
+    from ..trace.steps import limits_of, parse_step, shape_arguments, shape_of, step_of
 
     costs = load_costs(options.simulate)
     batch = step_of(parse_step(options.step))
     shape = shape_of(options.shape, options.gpus, options.num_layers)
     num_sms = int(costs.values["num_sms"])
-    programs = programs_of(shape, limits_of(batch), batch, num_sms)
-    return simulated_trace(programs, costs, _title(options.shape, options))
+    woven_for = costs.model() if options.order == "woven" else None
+    programs = programs_of(shape, limits_of(batch), batch, num_sms, woven_for=woven_for)
+    trace = simulated_trace(programs, costs, _title(options.shape, options))
+    if woven_for is not None:
+        return trace
+    shape_values = shape_arguments(options.shape, options.gpus, options.num_layers)
+    return replace(trace, recipe=Recipe(shape_values, options.step, num_sms))
 
 
-def _from_host(options: argparse.Namespace) -> StepTrace:
+def _from_machine(options: argparse.Namespace) -> StepTrace:
     from ..costs import load_costs
-    from ..trace import host_trace
-    from ..trace.steps import parse_step, step_of
+    from ..trace import cuda_trace, host_trace
+    from ..trace.record import Recipe
+    from ..trace.steps import config_arguments, parse_step, step_of
     from .verify_shapes import fits
 
     sequences = parse_step(options.step)
-    if options.sms is None:
+    if options.sms is None and options.device != "cuda":
         options.sms = DEFAULT_SMS
     runner = cast("ModelRunner", open_llm(options).runner)
     if not fits(runner, sequences):
@@ -106,9 +120,16 @@ def _from_host(options: argparse.Namespace) -> StepTrace:
     batch = step_of(sequences)
     runner.step(batch)  # the first step touches memory for the first time
     title = _title(options.model or "SmolLM2-135M-Instruct", options)
-    return host_trace(runner.core, batch, load_costs("h100"), num_sms=options.sms, title=title)
+    costs = load_costs("h100")  # of the host machine it only says what L2 would hold
+    if runner.device == "cuda":
+        trace = cuda_trace(runner.core, batch, costs, title)
+    else:
+        trace = host_trace(runner.core, batch, costs, num_sms=options.sms, title=title)
+    shape = config_arguments(runner.config, runner.gpus)
+    return replace(trace, recipe=Recipe(shape, options.step, trace.num_sms))
 
 
 def _title(model: str, options: argparse.Namespace) -> str:
     gpus = f" on {options.gpus} GPUs" if options.gpus > 1 else ""
-    return f"{model}{gpus}, {options.step}"
+    order = ", woven" if options.order == "woven" else ""
+    return f"{model}{gpus}, {options.step}{order}"

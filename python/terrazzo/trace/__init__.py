@@ -5,10 +5,11 @@ from .perfetto import write_perfetto
 from .picture import picture_svg
 from .record import StepTrace, load_trace, save_trace
 from .report import report_text
-from .sources import host_trace, simulated_trace
+from .sources import cuda_trace, host_trace, simulated_trace
 
 __all__ = [
     "StepTrace",
+    "cuda_trace",
     "host_trace",
     "load_trace",
     "page_html",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .._core import Programs
 
 FORMAT = 1
 
@@ -64,6 +69,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to lower the step again, in the plain order: the arguments of the core's ModelShape, the
+    step as the command line names it, and the SMs of a GPU."""
+
+    shape: dict[str, float]
+    step: str
+    num_sms: int
+
+    def programs(self) -> Programs:
+        """The step's programs."""
+        from .._core import ModelShape
+        from .sources import programs_of
+        from .steps import limits_of, parse_step, step_of
+
+        batch = step_of(parse_step(self.step))
+        arguments: Any = self.shape
+        return programs_of(ModelShape(**arguments), limits_of(batch), batch, self.num_sms)
+
+
+@dataclass(frozen=True, slots=True)
 class StepTrace:
     """Events of all GPUs, times from the first on, with `hbm_bytes` of each loader event.
 
@@ -81,6 +106,7 @@ class StepTrace:
     hbm_bytes: NDArray[np.float64]  # [n], 0 but for loaders
     ready_ns: NDArray[np.uint64]  # [n]
     limits: Limits | None
+    recipe: Recipe | None = None
 
     @property
     def step_ns(self) -> float:
@@ -148,6 +174,7 @@ def save_trace(trace: StepTrace, path: Path) -> None:
         "limits": None
         if limits is None
         else [limits.num_sms, limits.hbm_gbps, limits.tensor_tflops, limits.nvlink_gbps],
+        "recipe": None if trace.recipe is None else dataclasses.asdict(trace.recipe),
     }
     arrays = {f"work_{gpu}": program.work for gpu, program in enumerate(trace.programs)}
     np.savez_compressed(
@@ -168,10 +195,12 @@ def load_trace(path: Path) -> StepTrace:
         header = json.loads(data["header"].tobytes())
         if header["format"] != FORMAT:
             raise ValueError(f"[trace] {path}: expected format {FORMAT}, got {header['format']}")
-        programs = [
-            Program(*program["sizes"], data[f"work_{gpu}"], program["waits"])
-            for gpu, program in enumerate(header["programs"])
-        ]
+        programs = []
+        for gpu, program in enumerate(header["programs"]):
+            prologue, body, epilogue = program["sizes"]
+            programs.append(
+                Program(prologue, body, epilogue, data[f"work_{gpu}"], program["waits"])
+            )
         return StepTrace(
             title=header["title"],
             machine=header["machine"],
@@ -183,4 +212,5 @@ def load_trace(path: Path) -> StepTrace:
             hbm_bytes=data["hbm_bytes"],
             ready_ns=data["ready_ns"],
             limits=None if header["limits"] is None else Limits(*header["limits"]),
+            recipe=None if header["recipe"] is None else Recipe(**header["recipe"]),
         )

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runner import arrays_of
 from .record import LOADER, STORER, Limits, Program, StepTrace, events_of
 
 if TYPE_CHECKING:
-    from .._core import CostModel, HostModel, ModelShape, Programs, StepLimits
+    from .._core import CostModel, CudaModel, HostModel, ModelShape, Programs, StepLimits
     from ..costs import DeviceCosts
     from ..step import StepInput
-
-
-def arrays_by_name(batch: StepInput) -> dict[str, Any]:
-    """The step's arrays as the core takes them."""
-    return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
 
 
 def programs_of(
@@ -27,7 +22,7 @@ def programs_of(
     """The step's programs for GPUs with `num_sms` SMs."""
     from .._core import Programs
 
-    return Programs(shape, limits, arrays_by_name(batch), num_sms=num_sms, **options)
+    return Programs(shape, limits, arrays_of(batch), num_sms=num_sms, **options)
 
 
 def trace_of(
@@ -50,10 +45,11 @@ def trace_of(
         limits = Limits(
             num_sms, model.get("hbm_gbps"), model.get("tensor_tflops"), model.get("nvlink_gbps")
         )
-    tables = [
-        Program(*programs.sizes(gpu), programs.work(gpu), programs.waits(gpu))
-        for gpu in range(programs.num_gpus)
-    ]
+    tables = []
+    for gpu in range(programs.num_gpus):
+        prologue, body, epilogue = programs.sizes(gpu)
+        work, waits = programs.work(gpu), programs.waits(gpu)
+        tables.append(Program(prologue, body, epilogue, work, waits))
     ready = _ready_ns(events, programs, tables)
     return StepTrace(
         title=title,
@@ -146,8 +142,26 @@ def host_trace(
     """Runs a step on the host machine. `costs` only says what its L2 would hold."""
     from .._core import trace_host_step
 
-    raw = trace_host_step(model, arrays_by_name(batch))
+    raw = trace_host_step(model, arrays_of(batch))
     programs = programs_of(model.shape, model.limits, batch, num_sms)
     return trace_of(
         raw, programs, costs, title=title, machine="host machine", num_sms=num_sms, has_limits=False
+    )
+
+
+def cuda_trace(model: CudaModel, batch: StepInput, costs: DeviceCosts, title: str) -> StepTrace:
+    """Runs a step on the GPU; the model must have been made with room for trace events."""
+    model.collect(model.submit(arrays_of(batch)))
+    raw = model.trace()
+    if not raw:
+        raise ValueError("[trace] the CUDA model records no events: expected trace_events")
+    programs = programs_of(model.shape, model.limits, batch, model.num_sms)
+    return trace_of(
+        raw,
+        programs,
+        costs,
+        title=title,
+        machine=costs.device,
+        num_sms=model.num_sms,
+        has_limits=True,
     )

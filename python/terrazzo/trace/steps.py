@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ..step import PAGE_TOKENS, StepInput
 
 if TYPE_CHECKING:
     from .._core import ModelShape, StepLimits
+    from ..models.config import ModelConfig
 
 SPLIT_TOKENS = 2048
 
@@ -65,27 +66,50 @@ def step_of(sequences: Sequence[tuple[int, int]]) -> StepInput:
     )
 
 
-def shape_of(name: str, gpus: int, layers: int | None = None) -> ModelShape:
-    """The sizes of a known model on so many GPUs, all layers or the first few."""
-    from .._core import ModelShape
-
+def shape_arguments(name: str, gpus: int, layers: int | None = None) -> dict[str, float]:
+    """The arguments of the core's ModelShape for a known model on so many GPUs, with all of its
+    layers or the first few."""
     if name not in SHAPES:
         raise ValueError(f"[trace] {name}: expected one of {', '.join(SHAPES)}")
     num_layers, hidden, intermediate, heads, kv_heads, head_dim, vocab = SHAPES[name]
     if layers is not None and not 1 <= layers <= num_layers:
         raise ValueError(f"[trace] layers: {name} has {num_layers}, got {layers}")
-    return ModelShape(
-        num_layers=layers or num_layers,
-        hidden=hidden,
-        intermediate=intermediate,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        vocab=vocab,
-        norm_eps=1e-5,
-        world=gpus,
-        split_tokens=SPLIT_TOKENS,
-    )
+    return {
+        "num_layers": layers or num_layers,
+        "hidden": hidden,
+        "intermediate": intermediate,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "vocab": vocab,
+        "norm_eps": 1e-5,
+        "world": gpus,
+        "split_tokens": SPLIT_TOKENS,
+    }
+
+
+def shape_of(name: str, gpus: int, layers: int | None = None) -> ModelShape:
+    """The sizes of a known model on so many GPUs."""
+    from .._core import ModelShape
+
+    arguments: Any = shape_arguments(name, gpus, layers)
+    return ModelShape(**arguments)
+
+
+def config_arguments(config: ModelConfig, gpus: int) -> dict[str, float]:
+    """The arguments of the core's ModelShape for an opened model."""
+    return {
+        "num_layers": config.num_layers,
+        "hidden": config.hidden_size,
+        "intermediate": config.intermediate_size,
+        "num_heads": config.num_heads,
+        "num_kv_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "vocab": config.vocab_size,
+        "norm_eps": config.rms_norm_eps,
+        "world": gpus,
+        "split_tokens": SPLIT_TOKENS,
+    }
 
 
 def limits_of(batch: StepInput) -> StepLimits:
