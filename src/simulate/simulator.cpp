@@ -148,7 +148,6 @@ class Simulation {
           return false;
         }
         sm.consumer = ConsumerState::kStarting;
-        sm.consume_begin_ns = now;
         sm.consumer_ns = now + model_.handover_ns;
         return true;
       case ConsumerState::kStarting: {
@@ -157,6 +156,7 @@ class Simulation {
         }
         sm.consumer_ns = kNever;
         sm.consumer = ConsumerState::kStreaming;
+        sm.consume_begin_ns = now;
         const SimInstruction& code = *sm.entry(sm.consumed).code;
         sm.flow.start_stream(code.slots, code.tensor_ns, code.stream_ns, code.tensor_flops,
                              sm.loaded > sm.consumed);

@@ -46,7 +46,7 @@ def _columns(trace: StepTrace) -> list[NDArray[np.float64]]:
 
 
 def measured_steps(traces: Sequence[StepTrace]) -> list[MeasuredStep]:
-    """The steps of these traces, lowered again. Raises ValueError where a trace does not say how."""
+    """The steps of these traces, lowered again. Raises ValueError where a trace has no recipe."""
     steps = []
     for trace in traces:
         if trace.recipe is None:
