@@ -17,7 +17,8 @@ class SimCounters {
 
   struct Cell {
     uint32_t value = 0;
-    double seen_ns = 0;  // when waiters see the last increment
+    double seen_ns = 0;    // when waiters see the last increment
+    uint32_t awaited = 0;  // the least value that a waiter waits for
     std::vector<uint32_t> waiters;
   };
   Cell& at(uint32_t index) { return cells_[index]; }
@@ -93,6 +94,9 @@ class EventTree {
   uint32_t first() const { return winners_[1]; }
 
   void set(uint32_t index, double time) {
+    if (times_[index] == time) {
+      return;
+    }
     times_[index] = time;
     for (uint32_t node = (leaves_ + index) / 2; node > 0; node /= 2) {
       play(node);

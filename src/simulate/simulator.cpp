@@ -253,6 +253,7 @@ class Simulation {
                                                wait.first + static_cast<int32_t>(sm.wait_counter));
         SimCounters::Cell& cell = gpu.counters.at(counter);
         if (cell.value < wait.target) {
+          cell.awaited = cell.waiters.empty() ? wait.target : std::min(cell.awaited, wait.target);
           cell.waiters.push_back(index);
           return;
         }
@@ -330,6 +331,9 @@ class Simulation {
       SimCounters::Cell& cell = gpu.counters.at(counter_index(per_block_, layer, signal.first + i));
       cell.value += kNumConsumers * signal.increment;
       cell.seen_ns = std::max(cell.seen_ns, seen);
+      if (cell.waiters.empty() || cell.value < cell.awaited) {
+        continue;
+      }
       std::vector<uint32_t> waiters;
       waiters.swap(cell.waiters);
       for (const uint32_t waiter : waiters) {

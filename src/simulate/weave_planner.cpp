@@ -11,6 +11,10 @@ namespace {
 constexpr uint32_t kFewLayers = 2;   // simulated to see the step's ends
 constexpr uint32_t kMoreLayers = 4;  // and, with these, what one more layer takes
 constexpr uint32_t kRecordedRound = 1;
+// Orders that are tried: attention dealt evenly over so much of the other work; or on one of so
+// many SMs and wherever the other work waits.
+constexpr uint32_t kEvenPercents[] = {80, 95};
+constexpr uint32_t kStreamingParts[] = {16, 8, 5, 4, 3};
 // An order must be better than the plain one by more than the simulator is exact for.
 constexpr double kLeastGain = 1.02;
 
@@ -202,11 +206,11 @@ PlannedOrder WeavePlanner::search(const StepRequest& request) const {
     }
   };
   const uint32_t half = blocks / 2;
-  for (const uint32_t percent : {80U, 95U}) {
+  for (const uint32_t percent : kEvenPercents) {
     attempt({half, {even_curve(percent), even_curve(percent)}});
   }
-  for (const uint32_t sms : {options_.num_sms / 6, options_.num_sms / 4, options_.num_sms / 3}) {
-    attempt(greedy_plan(request, shape_, limits_, options_, model_, half, sms));
+  for (const uint32_t part : kStreamingParts) {
+    attempt(greedy_plan(request, shape_, limits_, options_, model_, half, options_.num_sms / part));
   }
   return found;
 }
