@@ -10,7 +10,7 @@ namespace terrazzo {
 
 struct LowerOptions {
   uint32_t num_sms = 132;  // of one GPU: sizes the units of work; never changes a result's bits
-  WeavePlan weave = {};     // of the queue order; never changes a result's bits either
+  WeavePlan weave = {};    // of the queue order; never changes a result's bits either
 };
 
 /// Most counters that a block of any step within the limits can have.

@@ -202,8 +202,14 @@ Work WorkTable::of(const Instruction& instruction, uint32_t gpu) const {
     case Opcode::kSample:
       sample(work, args.sample);
       break;
-    default:
+    case Opcode::kQkvRopeAppend:
+    case Opcode::kOProjResidual:
+    case Opcode::kGateUpSilu:
+    case Opcode::kDownResidual:
+    case Opcode::kDownPartial:
+    case Opcode::kLmHead:
       gemm(work, instruction, gpu);
+      break;
   }
   LlamaInstructions::dispatch(instruction.opcode, [&](auto operation) {
     work.slots = operation.slots(instruction, params_).total();

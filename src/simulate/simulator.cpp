@@ -168,8 +168,9 @@ class Simulation {
           return false;
         }
         if (sm.loaded == sm.consumed) {  // rounding: all that is used has landed
+          const bool rounded = sm.flow.loading() && !sm.flow.load_done();
           sm.flow.finish_load();
-          return true;
+          return rounded;
         }
         sm.flow.end_stream();
         sm.consumer = ConsumerState::kBlocked;

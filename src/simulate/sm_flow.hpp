@@ -89,7 +89,10 @@ class SmFlow {
       return;
     }
     const double landed = std::min(passed * load_rate_, load_left_);
-    const double used = std::min(passed * use_rate_, use_left_);
+    double used = std::min(passed * use_rate_, use_left_);
+    if (!landed_) {
+      used = std::min(used, held_ + landed);
+    }
     load_left_ -= landed;
     use_left_ -= used;
     held_ += landed - used;

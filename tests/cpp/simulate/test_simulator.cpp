@@ -285,6 +285,19 @@ TERRAZZO_TEST(a_trace_has_every_instruction_and_obeys_every_wait) {
   CHECK(waits_seen_broken > 0);
 }
 
+TERRAZZO_TEST(steps_end_where_nothing_takes_time) {
+  for (uint64_t seed = 0; seed < 12; ++seed) {
+    const TestCase test = random_case(seed, 1U << seed % 4);
+    CostModel model = free_device();
+    model.signal_ns = 0.7;
+    for (const uint32_t sms : {1U, 5U}) {
+      const SimResult result = simulate(lower(test), test.shape, model, {.num_sms = sms});
+      CHECK(result.step_ns > 0);
+      CHECK(result.step_ns < 1e5);
+    }
+  }
+}
+
 TERRAZZO_TEST(the_same_step_takes_the_same_time) {
   const TestCase test = random_case(5, 2);
   const LoweredStep step = lower(test);
