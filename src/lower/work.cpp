@@ -169,10 +169,10 @@ Work WorkTable::of(const Instruction& instruction, uint32_t gpu) const {
       work.stages = 1;  // empty: it carries the wait to a storer
       break;
     case Opcode::kEmbed:
-      work.weight_bytes = uint64_t{args.embed.rows} * shape.hidden_panels() * kRowBytes;
+      work.weight_bytes = uint64_t{args.embed.rows} * args.embed.panels * kRowBytes;
       work.load_bytes = work.weight_bytes;
-      work.stages = shape.hidden_panels() * consumers_with_rows(instruction, args.embed.rows);
-      work.local_store_bytes = residual_bytes(args.embed.rows, shape.hidden_panels());
+      work.stages = args.embed.panels * consumers_with_rows(instruction, args.embed.rows);
+      work.local_store_bytes = residual_bytes(args.embed.rows, args.embed.panels);
       break;
     case Opcode::kAttendPrefill:
       attend_prefill(work, args.attend_prefill, gpu);
@@ -193,11 +193,9 @@ Work WorkTable::of(const Instruction& instruction, uint32_t gpu) const {
       store_everywhere(work, residual_bytes(args.reduce.rows, args.reduce.panels));
       break;
     case Opcode::kGatherNorm:
-      work.local_store_bytes = uint64_t{args.gather.rows} * shape.hidden_panels() * kRowBytes;
-      work.load_bytes = work.local_store_bytes + uint64_t{args.gather.rows} *
-                                                     shape.hidden_panels() *
-                                                     GatherNorm::kGroupBytes;
-      work.stages = shape.hidden_panels() * consumers_with_rows(instruction, args.gather.rows);
+      work.load_bytes = uint64_t{args.gather.rows} * args.gather.panels * kRowBytes;
+      work.local_store_bytes = work.load_bytes;
+      work.stages = args.gather.panels * consumers_with_rows(instruction, args.gather.rows);
       break;
     case Opcode::kSample:
       sample(work, args.sample);

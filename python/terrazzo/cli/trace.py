@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..trace import StepTrace
 
 DEFAULT_SMS = 2  # of the host machine
+MOST_EVENTS = 1 << 22  # of a step on a GPU: 160 MB
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -112,9 +113,13 @@ def _from_machine(options: argparse.Namespace) -> StepTrace:
     from .verify_shapes import fits
 
     sequences = parse_step(options.step)
-    if options.sms is None and options.device != "cuda":
+    rows = sum(count for _, count in sequences)
+    more = {"max_batch_tokens": rows, "max_sequences": len(sequences)}
+    if options.device == "cuda":
+        more["trace_events"] = MOST_EVENTS
+    elif options.sms is None:
         options.sms = DEFAULT_SMS
-    runner = cast("ModelRunner", open_llm(options).runner)
+    runner = cast("ModelRunner", open_llm(options, **more).runner)
     if not fits(runner, sequences):
         raise ValueError(f"--step {options.step}: larger than the context or the KV cache")
     batch = step_of(sequences)

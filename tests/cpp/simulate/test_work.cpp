@@ -77,7 +77,7 @@ TERRAZZO_TEST(work_of_attention) {
   const WorkTable table(shape_8b(), {rows.data(), nullptr, nullptr, 2, 0});
   Instruction decode{};
   decode.opcode = Opcode::kAttendDecode;
-  decode.args.attend_decode = {0, 2, 0, 0, 1, 0};
+  decode.args.attend_decode = {0, 2, 0, 0, 1, 0, 3};
   const Work work = table.of(decode, 0);
   CHECK_EQ(work.flops, 4.0 * 128 * 4 * (100 + 64));
   CHECK_EQ(work.tensor_flops, 4.0 * 128 * 8 * (2 + 1) * 64);  // 4 heads padded to 8, whole pages
