@@ -213,3 +213,73 @@ class CudaModel:
 
     @property
     def limits(self) -> StepLimits: ...
+
+class Programs:
+    """The programs of a step, one a GPU, without a machine."""
+
+    def __init__(self, shape: ModelShape, limits: StepLimits, arrays: StepArrays, *, num_sms: int, split_block: int = 0, attention_percent: int = 90, woven_for: CostModel | None = None) -> None:
+        """
+        With a split_block the order is woven; with woven_for it is the one that the simulator finds best for the device.
+        """
+
+    @property
+    def num_gpus(self) -> int: ...
+
+    @property
+    def num_layers(self) -> int: ...
+
+    def sizes(self, gpu: int) -> tuple[int, int, int]:
+        """
+        Instructions of the prologue, the body (of one layer) and the epilogue.
+        """
+
+    def work(self, gpu: int) -> Annotated[NDArray[numpy.float64], dict(shape=(None, None))]:
+        """
+        A row for each instruction: kind, FLOPs, FLOPs issued to the tensor cores, slots, stages, bytes loaded, of which weights, of which keys and values, bytes stored here, bytes stored on peers.
+        """
+
+    @property
+    def counters_per_block(self) -> int: ...
+
+    def dependencies(self, gpu: int, signals: bool) -> Annotated[NDArray[numpy.float64], dict(shape=(None, None))]:
+        """
+        Waits as rows (instruction, first counter, count) or signals as rows (instruction, counter, GPU mask); counters are relative to the block of the instruction's layer.
+        """
+
+    def waits(self, gpu: int) -> list[str]:
+        """What each instruction waits for, as a text."""
+
+class CostModel:
+    """Times and capacities of a device, for the simulator."""
+
+    def __init__(self) -> None: ...
+
+    def set(self, name: str, value: float) -> None: ...
+
+    def get(self, name: str) -> float: ...
+
+    @staticmethod
+    def fields() -> list[str]:
+        """The names of all values."""
+
+def opcode_names() -> list[str]: ...
+
+def kind_names() -> list[str]:
+    """
+    Names of the kinds of instructions, by number; empty where a number is not in use.
+    """
+
+def simulate(programs: Programs, model: CostModel, *, num_sms: int = 0, layers: int = 0, trace: bool = False, tolerance: float = 0.02) -> tuple[float, Annotated[NDArray[numpy.float64], dict(shape=(None, None))], bytes]:
+    """
+    (time of the step in ns; a row for each GPU: bytes from HBM, bytes into the rings, FLOPs issued, bytes to peers; trace events as bytes: records of core/trace_event.hpp). 0 SMs: as many as the model says; 0 layers: all.
+    """
+
+def hbm_bytes(programs: Programs, model: CostModel, gpu: int, positions: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], begin_ns: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu', writable=False)], end_ns: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> Annotated[NDArray[numpy.float64], dict(shape=(None, None))]:
+    """
+    Bytes from HBM of instructions, by queue position in the order of their loads' begins: [n, 1].
+    """
+
+def trace_host_step(model: HostModel, arrays: StepArrays) -> bytes:
+    """
+    Runs a step on the host machine; its trace events as bytes: records of core/trace_event.hpp.
+    """

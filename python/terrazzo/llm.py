@@ -88,11 +88,12 @@ class LLM:
     "dummy" gives a folder's model random weights, for measurements. `device` is `host` (the CPU),
     `cuda`, or `auto`: the GPU where there is one that can do it. `gpus` is the tensor-parallel
     degree. On the host machine each virtual GPU has `num_sms` SMs, run by `num_threads` threads; on
-    cuda steps take `num_sms` SMs, by default all but `reserve_sms`. The KV cache has `kv_pages`
-    pages of 64 tokens; by default TERRAZZO_KV_GIB on the host, and on cuda what the model leaves of
-    its share `gpu_memory_utilization` of the GPU's memory. `seed` gives seeds to requests that have
-    none: the i-th request of an LLM always gets the same one. Raises ValueError or ModelError for
-    what cannot be served.
+    cuda steps take `num_sms` SMs, by default all but `reserve_sms`, and leave up to
+    `trace_events` events of a step. The KV cache has `kv_pages` pages of 64 tokens; by default
+    TERRAZZO_KV_GIB on the host, and on cuda what the model leaves of its share
+    `gpu_memory_utilization` of the GPU's memory. `seed` gives seeds to requests that have none:
+    the i-th request of an LLM always gets the same one. Raises ValueError or ModelError for what
+    cannot be served.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class LLM:
         num_sms: int | None = None,
         num_threads: int | None = None,
         reserve_sms: int = 0,
+        trace_events: int = 0,
         seed: int = 0,
         progress: bool | None = None,
     ) -> None:
@@ -148,6 +150,7 @@ class LLM:
                 num_sms=num_sms,
                 num_threads=num_threads,
                 reserve_sms=reserve_sms,
+                trace_events=trace_events,
                 max_batch_tokens=max_batch_tokens,
                 max_sequences=max_sequences,
                 max_model_len=max_model_len,

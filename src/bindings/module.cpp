@@ -6,4 +6,5 @@ NB_MODULE(_core, m) {
   bind_step(m);
   bind_host(m);
   bind_cuda(m);
+  bind_simulate(m);
 }

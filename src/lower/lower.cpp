@@ -390,6 +390,7 @@ void lower_into(LoweredStep& step, const StepRequest& request, const ModelShape&
       ceil_div(static_cast<uint32_t>(step.rows.size()), kRowBlock), shape.local_kv_heads(),
       ceil_div(static_cast<uint32_t>(step.logit_rows.size()), kRowBlock), attention.num_merges);
   Lowering(step, shape, options, attention).run();
+  weave(step, options.weave);
 }
 
 LoweredStep lower(const StepRequest& request, const ModelShape& shape, const StepLimits& limits,

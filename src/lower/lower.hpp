@@ -3,12 +3,14 @@
 
 #include "lower/lowered_step.hpp"
 #include "lower/step_request.hpp"
+#include "lower/weave.hpp"
 #include "terrazzo/core/heap.hpp"
 
 namespace terrazzo {
 
 struct LowerOptions {
   uint32_t num_sms = 132;  // of one GPU: sizes the units of work; never changes a result's bits
+  WeavePlan weave = {};    // of the queue order; never changes a result's bits either
 };
 
 /// Most counters that a block of any step within the limits can have.

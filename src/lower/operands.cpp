@@ -64,7 +64,9 @@ class OperandCheck {
     const Operands& args = instruction.args;
     expect_.in_range("opcode", static_cast<uint32_t>(instruction.opcode), kNumOpcodes);
     if (expect_.ok()) {
-      expect_.require(segment == segment_of(instruction.opcode), "wrong segment of the program");
+      const bool early = segment == Segment::kPrologue && instruction.layer_offset > 0;
+      expect_.require((early ? Segment::kBody : segment) == segment_of(instruction.opcode),
+                      "wrong segment of the program");
       flags(instruction);
     }
     if (!expect_.ok()) {

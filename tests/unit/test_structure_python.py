@@ -17,6 +17,7 @@ PACKAGE = ROOT / "python" / "terrazzo"
 LEVELS = {
     "_core": 0,
     "env": 0,
+    "costs": 1,
     "sampling": 1,
     "models": 2,
     "device": 3,
@@ -28,6 +29,7 @@ LEVELS = {
     "runner": 5,
     "llm": 6,
     "bench": 6,
+    "trace": 6,
     "cli": 7,
     "__main__": 8,
 }

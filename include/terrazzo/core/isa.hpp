@@ -142,7 +142,9 @@ enum InstructionFlags : uint8_t {
 struct Instruction {
   Opcode opcode;
   uint8_t flags;
-  uint8_t layer_offset;  // of body instructions: runs for layer (iteration + layer_offset)
+  // Of body instructions: runs for layer (iteration + layer_offset). A body instruction with an
+  // offset may also stand in the prologue, which is iteration -1.
+  uint8_t layer_offset;
   Wait waits[kNumWaits];
   Signal signals[kNumSignals];
   Operands args;

@@ -27,13 +27,14 @@ struct ProgramView {
 /// Place of one queue position: which instruction, and which layer it runs for.
 struct QueuePlace {
   const Instruction* instruction;
-  int32_t layer;  // -1 in the prologue, num_layers in the epilogue
+  int32_t layer;  // -1 in the prologue (but for offsets), num_layers in the epilogue
   bool skip;      // a body instruction whose layer offset leads past the last layer
 };
 
 constexpr TERRAZZO_FN QueuePlace place_of(const ProgramView& program, uint32_t position) {
   if (position < program.prologue_size) {
-    return {program.prologue + position, -1, false};
+    const Instruction* instruction = program.prologue + position;
+    return {instruction, instruction->layer_offset - 1, false};
   }
   position -= program.prologue_size;
   const uint32_t body = program.num_layers * program.body_size;

@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from .. import env
 from ..models.errors import ModelError
-from . import batch, bench, chat, config, generate, info, verify
+from . import batch, bench, calibrate, chat, config, generate, info, trace, verify
 
-COMMANDS = (generate, chat, batch, bench, verify, info, config)
+COMMANDS = (generate, chat, batch, bench, verify, trace, calibrate, info, config)
 
 EXIT_FAILURE = 1  # of the machine
 EXIT_USER_ERROR = 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..llm import LLM
@@ -64,8 +64,8 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ignore-eos", action="store_true", help="go on after an end token")
 
 
-def open_llm(options: argparse.Namespace) -> LLM:
-    """The model that the options name."""
+def open_llm(options: argparse.Namespace, **more: Any) -> LLM:
+    """The model that the options name; `more` are arguments of LLM without an option."""
     from ..llm import LLM
 
     return LLM(
@@ -78,6 +78,7 @@ def open_llm(options: argparse.Namespace) -> LLM:
         max_model_len=options.max_model_len,
         kv_pages=options.kv_pages,
         gpu_memory_utilization=options.gpu_memory,
+        **more,
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
+from ..step import PAGE_TOKENS, Runner
+from ..trace.steps import step_of
 
-from ..step import PAGE_TOKENS, Runner, StepInput
+__all__ = ["SHAPES", "fits", "step_of"]
 
 # (name, [(context, rows) of each sequence]): edges of pages (64) and row blocks (128), then mixes.
 SHAPES: tuple[tuple[str, Sequence[tuple[int, int]]], ...] = (
@@ -33,25 +34,4 @@ def fits(runner: Runner, sequences: Sequence[tuple[int, int]]) -> bool:
         and len(sequences) <= runner.max_sequences
         and max(lengths) <= runner.max_model_len
         and sum(-(-length // PAGE_TOKENS) for length in lengths) <= runner.num_pages
-    )
-
-
-def step_of(sequences: Sequence[tuple[int, int]]) -> StepInput:
-    """A greedy step with a token for each sequence's last row, on pages of their own."""
-    contexts, rows = (np.array(column, np.int32) for column in zip(*sequences, strict=True))
-    indptr = np.concatenate([[0], np.cumsum(-(-(contexts + rows) // PAGE_TOKENS))])
-    count = len(sequences)
-    return StepInput(
-        token_ids=np.zeros(rows.sum(), np.int32),
-        seq_lens=rows,
-        context_lens=contexts,
-        page_indptr=indptr.astype(np.int32),
-        page_ids=np.arange(indptr[-1], dtype=np.int32),
-        logit_rows=(np.cumsum(rows) - 1).astype(np.int32),
-        temperature=np.zeros(count, np.float32),
-        top_k=np.zeros(count, np.int32),
-        top_p=np.ones(count, np.float32),
-        seed=np.zeros(count, np.uint64),
-        output_position=np.zeros(count, np.int32),
-        want_logits=np.zeros(count, np.bool_),
     )
