@@ -98,16 +98,27 @@ class Lowering {
     return counters_.previous(counters_.at(family, index));
   }
 
-  /// Panels of a tile: narrower than 256 columns where those would leave SMs idle.
+  /// Panels of a tile: 4, or fewer where the waves of narrower tiles take less time.
   uint32_t tile_panels(uint32_t panels, uint32_t blocks, uint32_t least) const {
-    uint32_t tile = kPanelsPerColTile;
-    while (tile > least && ceil_div(panels, tile) * blocks < num_sms_) {
-      tile /= 2;
+    const bool small = num_rows() <= kSmallRows;
+    uint32_t best = kPanelsPerColTile;
+    uint64_t best_cost = UINT64_MAX;
+    for (uint32_t tile = kPanelsPerColTile; tile >= least; tile /= 2) {
+      const uint64_t waves = ceil_div(ceil_div(panels, tile) * blocks, num_sms_);
+      const uint64_t cost = waves * (small ? tile * kWholeTile / kPanelsPerColTile : cost_of(tile));
+      if (cost < best_cost) {
+        best = tile;
+        best_cost = cost;
+      }
     }
-    return tile;
+    return best;
   }
-  /// Tiles of 128 rows keep at least 128 columns: narrower ones would load more than they multiply.
-  uint32_t least_panels() const { return num_rows() <= kSmallRows ? 1 : 2; }
+  /// Time of a tile of 128 rows, measured (docs/performance/log.md): narrow tiles load more for what
+  /// they multiply. Small tiles stream weights: their time is their weights'.
+  static constexpr uint64_t kWholeTile = 100;
+  static constexpr uint64_t cost_of(uint32_t panels) {
+    return panels == kPanelsPerColTile ? kWholeTile : panels == 2 ? 58 : 42;
+  }
 
   /// Calls body(block, first panel, panels): in each wave of row blocks tile by tile, so that a
   /// weight tile is read from memory once a wave. `rotation` shifts where in a wave this GPU
@@ -153,7 +164,7 @@ class Lowering {
   void qkv() {
     const uint32_t total = shape_.qkv_panels();
     const uint32_t group = shape_.group_panels();
-    const uint32_t tile = tile_panels(total, row_blocks_, least_panels());
+    const uint32_t tile = tile_panels(total, row_blocks_, 1);
     for_each_tile(
         row_blocks_, total, tile, 0, [&](uint32_t block, uint32_t panel, uint32_t panels) {
           Instruction& instruction = emit_gemm(Opcode::kQkvRopeAppend, block, rows_of(block), panel,
@@ -245,7 +256,7 @@ class Lowering {
 
   void o_proj() {
     const uint32_t total = shape_.hidden_panels();
-    const uint32_t tile = tile_panels(total, owned_blocks(), least_panels());
+    const uint32_t tile = tile_panels(total, owned_blocks(), 1);
     for_each_tile(
         owned_blocks(), total, tile, 0, [&](uint32_t own, uint32_t panel, uint32_t panels) {
           const uint32_t block = own * shape_.world + gpu_;
@@ -272,7 +283,7 @@ class Lowering {
   void down() {
     const bool alone = shape_.world == 1;
     const uint32_t total = shape_.hidden_panels();
-    const uint32_t tile = tile_panels(total, row_blocks_, least_panels());
+    const uint32_t tile = tile_panels(total, row_blocks_, 1);
     const auto body = [&](uint32_t block, uint32_t panel, uint32_t panels) {
       Instruction& instruction =
           emit_gemm(alone ? Opcode::kDownResidual : Opcode::kDownPartial, block, rows_of(block),

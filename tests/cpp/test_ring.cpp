@@ -338,6 +338,15 @@ TERRAZZO_TEST(runs_of_slots_are_as_many_single_ones) {
         CHECK_EQ(seen.slot, wanted.slot);
         CHECK_EQ(seen.phase, wanted.phase);
       }
+      if (pins == 0) {
+        SlotUse uses[3];
+        run.next_run(uses);
+        for (const SlotUse& seen : uses) {
+          const SlotUse wanted = single.next();
+          CHECK_EQ(seen.slot, wanted.slot);
+          CHECK_EQ(seen.phase, wanted.phase);
+        }
+      }
       const auto rounds = static_cast<uint32_t>(random() % 3);
       for (uint32_t i = 0; i < rounds * (kNumSlots - pins); ++i) {
         single.next();

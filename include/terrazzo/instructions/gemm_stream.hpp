@@ -100,15 +100,17 @@ TERRAZZO_GROUP_FN void load_plain(Loader<M>& loader, const GemmStream& stream,
   loader.by_one_lane(
       GemmStream::plain_slots_per_k(stream.panels) * stream.k_panels,
       [&](auto& slots) TERRAZZO_LAMBDA {
-        for (uint32_t k = 0; k < stream.k_panels; ++k) {
-          const auto a = slots.fill(token_bytes);
-          slots.copy(a, 0, tokens, token_bytes);
-          const auto b0 = slots.fill(first_bytes);
-          slots.copy(b0, 0, weights, first_bytes);
-          if (second_bytes != 0) {
-            const auto b1 = slots.fill(second_bytes);
-            slots.copy(b1, 0, weights + first_bytes, second_bytes);
+        if (second_bytes == 0) {
+          for (uint32_t k = 0; k < stream.k_panels; ++k) {
+            slots.fill({tokens, weights}, {token_bytes, first_bytes});
+            tokens += kPanelBytes;
+            weights += weight_stride;
           }
+          return;
+        }
+        for (uint32_t k = 0; k < stream.k_panels; ++k) {
+          slots.fill({tokens, weights, weights + first_bytes},
+                     {token_bytes, first_bytes, second_bytes});
           tokens += kPanelBytes;
           weights += weight_stride;
         }
@@ -133,21 +135,21 @@ TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
     loader.by_one_lane(stream.weight_slots(count), [&](auto& slots) TERRAZZO_LAMBDA {
       const std::byte* source = weights;
       if (stream.panels == 1) {
-        for (uint32_t k = 0; k < count; k += stream.k_per_weight_slot()) {
-          const uint32_t pieces = least(stream.k_per_weight_slot(), count - k);
-          const auto pair = slots.fill(pieces * kHalfPanelBytes);
-          for (uint32_t i = 0; i < pieces; ++i, source += weight_stride) {
-            slots.copy(pair, i * kHalfPanelBytes, source, kHalfPanelBytes);
-          }
+        for (uint32_t pairs = count / 2; pairs > 0; --pairs, source += 2 * weight_stride) {
+          const auto pair = slots.fill(kSlotBytes);
+          slots.copy(pair, 0, source, kHalfPanelBytes);
+          slots.copy(pair, kHalfPanelBytes, source + weight_stride, kHalfPanelBytes);
         }
-        return;
-      }
-      for (uint32_t k = 0; k < count; ++k, source += weight_stride) {
-        const auto first = slots.fill(first_bytes);
-        slots.copy(first, 0, source, first_bytes);
-        if (second_bytes != 0) {
-          const auto second = slots.fill(second_bytes);
-          slots.copy(second, 0, source + first_bytes, second_bytes);
+        if (count % 2 != 0) {
+          slots.fill({source}, {kHalfPanelBytes});
+        }
+      } else if (second_bytes == 0) {
+        for (uint32_t k = count; k > 0; --k, source += weight_stride) {
+          slots.fill({source}, {first_bytes});
+        }
+      } else {
+        for (uint32_t k = count; k > 0; --k, source += weight_stride) {
+          slots.fill({source, source + first_bytes}, {first_bytes, second_bytes});
         }
       }
     });
@@ -203,18 +205,12 @@ TERRAZZO_GROUP_FN void multiply_plain(typename M::Accumulator& acc, Consumer<M>&
   typename M::Slot last[kSlots]{};
   for (uint32_t k = 0; k < stream.k_panels; ++k) {
     typename M::Slot slots[kSlots];
-    TERRAZZO_UNROLL
-    for (auto& slot : slots) {
-      slot = consumer.use();
-    }
+    consumer.use_run(slots);
     mma_async<kPanels>(acc, slots[0], span.begin, slots[1], slots[kSlots - 1], span.count,
                        stream.panels);
     if (k != 0) {
       mma_wait<1>(acc);
-      TERRAZZO_UNROLL
-      for (const auto& slot : last) {
-        consumer.release(slot);
-      }
+      consumer.release_run(last);
     }
     TERRAZZO_UNROLL
     for (uint32_t i = 0; i < kSlots; ++i) {
@@ -223,10 +219,7 @@ TERRAZZO_GROUP_FN void multiply_plain(typename M::Accumulator& acc, Consumer<M>&
   }
   beside_last();
   mma_wait<0>(acc);
-  TERRAZZO_UNROLL
-  for (const auto& slot : last) {
-    consumer.release(slot);
-  }
+  consumer.release_run(last);
 }
 
 /// The same, operands swapped: at most `kTokens` tokens of this consumer, a tile of `kPanels` (1, 2
@@ -258,16 +251,13 @@ TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consume
     TERRAZZO_UNROLL
     for (uint32_t i = 0; i < kSlots; ++i) {
       last[i] = weights[i];
-      weights[i] = consumer.use();
     }
+    consumer.use_run(weights);
     mma_small_async<kPanels, kTokens, kTurn>(acc, tokens, token_offset, token_stride, weights[0],
                                              weights[kSlots - 1], span.count, stream.panels);
     if (k != 0) {
       mma_wait<1>(acc);
-      TERRAZZO_UNROLL
-      for (const auto& slot : last) {
-        consumer.release(slot);
-      }
+      consumer.release_run(last);
       if (new_tokens) {
         consumer.release(last_tokens);
       }
@@ -277,10 +267,7 @@ TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consume
   }
   mma_wait<0>(acc);
   if (k != 0) {
-    TERRAZZO_UNROLL
-    for (const auto& slot : weights) {
-      consumer.release(slot);
-    }
+    consumer.release_run(weights);
   }
   if (k < stream.k_panels) {  // an odd one is left
     if (left_of_tokens == 0) {
@@ -328,8 +315,10 @@ TERRAZZO_GROUP_FN void consume_gemm(Consumer<M>& consumer, Epilogue epilogue,
     typename M::Accumulator acc;
     if (panels > GemmStream::kNarrowPanels) {
       multiply_plain<M, kPanelsPerColTile>(acc, consumer, span, beside_last);
-    } else {
+    } else if (panels == GemmStream::kNarrowPanels) {
       multiply_plain<M, GemmStream::kNarrowPanels>(acc, consumer, span, beside_last);
+    } else {
+      multiply_plain<M, 1>(acc, consumer, span, beside_last);
     }
     epilogue(acc, span);
     return;

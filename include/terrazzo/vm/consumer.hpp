@@ -6,6 +6,7 @@
 #include "terrazzo/core/roles.hpp"
 #include "terrazzo/vm/params.hpp"
 #include "terrazzo/vm/ring.hpp"
+#include "terrazzo/vm/slot_run.hpp"
 
 namespace terrazzo {
 
@@ -40,6 +41,31 @@ class Consumer {
 
   /// The next slot of the stream, once it is full.
   TERRAZZO_GROUP_FN Slot use() { return use(cursor_.next()); }
+  /// The next slots of a stream without pins, once all of them are full.
+  template <uint32_t kCount>
+  TERRAZZO_GROUP_FN void use_run(Slot (&slots)[kCount]) {
+    SlotUse uses[kCount];
+    cursor_.next_run(uses);
+    if (!role_.faults().no_full_wait) {
+      wait_for_run(role_, role_.shared().slot_full, uses, 0, WaitKind::kSlotFull);
+    }
+    left_ -= kCount;
+    TERRAZZO_UNROLL
+    for (uint32_t i = 0; i < kCount; ++i) {
+      slots[i] = M::slot(role_, uses[i].slot);
+    }
+  }
+
+  /// Gives slots back that follow each other in the ring.
+  template <uint32_t kCount>
+  TERRAZZO_GROUP_FN void release_run(const Slot (&slots)[kCount]) {
+    M::arrive_at_run(role_, role_.shared().slot_empty, slots[0].index, kCount,
+                     WaitKind::kSlotEmpty);
+    if (role_.faults().double_arrival) {
+      release(slots[0]);
+    }
+  }
+
   TERRAZZO_GROUP_FN Slot use_pin() { return use(cursor_.pin()); }
 
   /// Gives a slot back; the loader waits for both consumers.

@@ -7,6 +7,7 @@
 #include "terrazzo/core/roles.hpp"
 #include "terrazzo/vm/params.hpp"
 #include "terrazzo/vm/ring.hpp"
+#include "terrazzo/vm/slot_run.hpp"
 
 namespace terrazzo {
 
@@ -30,20 +31,29 @@ class SlotStream {
   TERRAZZO_GROUP_FN SlotStream(Role& role, const RingCursor& cursor, uint32_t left, bool claimed)
       : role_(role), cursor_(cursor), left_(left), claimed_(claimed) {}
 
+  /// Fills the next `kCount` slots, once all of them are empty: slot i with `bytes[i]` bytes from
+  /// `sources[i]`.
+  template <uint32_t kCount>
+  TERRAZZO_GROUP_FN void fill(const std::byte* const (&sources)[kCount],
+                              const uint32_t (&bytes)[kCount]) {
+    SlotUse uses[kCount];
+    take_empty(uses);
+    TERRAZZO_UNROLL
+    for (uint32_t i = 0; i < kCount; ++i) {
+      expect(uses[i], bytes[i]);
+    }
+    TERRAZZO_UNROLL
+    for (uint32_t i = 0; i < kCount; ++i) {
+      copy(M::slot(role_, uses[i].slot), 0, sources[i], bytes[i]);
+    }
+  }
+
   /// The next slot, empty; exactly `bytes` bytes must be copied into it.
   TERRAZZO_GROUP_FN typename M::Slot fill(uint32_t bytes) {
-    auto& shared = role_.shared();
-    const SlotUse use = cursor_.next_without_pins();
-    role_.wait(shared.slot_empty[use.slot], use.phase ^ 1u, WaitKind::kSlotEmpty, use.slot);
-    M::begin_fill(role_, use.slot);
-    role_.arrive_expecting_from_lane(shared.slot_full[use.slot], bytes, WaitKind::kSlotFull,
-                                     use.slot);
-    --left_;
-    if (!claimed_ && left_ <= kClaimAheadSlots) {
-      claimed_ = true;
-      role_.arrive_from_lane(shared.claim, WaitKind::kClaim, 0);  // the controller waits
-    }
-    return M::slot(role_, use.slot);
+    SlotUse uses[1];
+    take_empty(uses);
+    expect(uses[0], bytes);
+    return M::slot(role_, uses[0].slot);
   }
 
   TERRAZZO_GROUP_FN void copy(typename M::Slot slot, uint32_t slot_offset, const std::byte* source,
@@ -53,6 +63,23 @@ class SlotStream {
   }
 
  private:
+  template <uint32_t kCount>
+  TERRAZZO_GROUP_FN void take_empty(SlotUse (&uses)[kCount]) {
+    cursor_.next_run(uses);
+    wait_for_run(role_, role_.shared().slot_empty, uses, 1, WaitKind::kSlotEmpty);
+    left_ -= kCount;
+    if (!claimed_ && left_ <= kClaimAheadSlots) {
+      claimed_ = true;
+      role_.arrive_from_lane(role_.shared().claim, WaitKind::kClaim, 0);  // the controller waits
+    }
+  }
+
+  TERRAZZO_GROUP_FN void expect(const SlotUse& use, uint32_t bytes) {
+    M::begin_fill(role_, use.slot);
+    role_.arrive_expecting_from_lane(role_.shared().slot_full[use.slot], bytes, WaitKind::kSlotFull,
+                                     use.slot);
+  }
+
   Role& role_;
   RingCursor cursor_;
   uint32_t left_;

@@ -79,8 +79,18 @@ class RingCursor {
     skip(count % size);
   }
 
-  /// `next` for an instruction without pins.
-  constexpr TERRAZZO_GROUP_FN SlotUse next_without_pins() { return take(slot_); }
+  /// `kCount` calls of `next`, for an instruction without pins.
+  template <uint32_t kCount>
+  constexpr TERRAZZO_GROUP_FN void next_run(SlotUse (&uses)[kCount]) {
+    TERRAZZO_UNROLL
+    for (uint32_t i = 0; i < kCount; ++i) {
+      const uint32_t slot = slot_ + i < kNumSlots ? slot_ + i : slot_ + i - kNumSlots;
+      uses[i] = {slot, (phases_ >> slot) & 1u};
+    }
+    const uint32_t slots = ((1u << kCount) - 1) << slot_;
+    phases_ ^= (slots | slots >> kNumSlots) & ((1u << kNumSlots) - 1);
+    slot_ = slot_ + kCount < kNumSlots ? slot_ + kCount : slot_ + kCount - kNumSlots;
+  }
 
   constexpr TERRAZZO_GROUP_FN uint32_t num_pins() const { return num_pins_; }
   constexpr TERRAZZO_GROUP_FN uint32_t pin_slot(uint32_t pin) const {

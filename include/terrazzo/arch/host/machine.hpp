@@ -100,6 +100,14 @@ struct Machine {
     }
   }
 
+  template <class Barriers>
+  static void arrive_at_run(Role& role, Barriers& barriers, uint32_t first, uint32_t count,
+                            WaitKind kind) {
+    for (uint32_t i = first; i < first + count; ++i) {
+      role.arrive(barriers[i % kNumSlots], kind, i % kNumSlots);
+    }
+  }
+
   /// An ordinary read of memory that instructions write.
   static void check_read(const Role& role, const void* address) { role.check_read(address); }
 

@@ -119,6 +119,16 @@ struct Machine {
     }
   }
 
+  /// `arrive` at `count` barriers of the ring from `first` on, side by side.
+  static __device__ __forceinline__ void arrive_at_run(Role& role, Barrier (&barriers)[kNumSlots],
+                                                       uint32_t first, uint32_t count, WaitKind kind) {
+    __syncwarp();
+    if (role.lane() < count) {
+      const uint32_t slot = first + role.lane();
+      role.arrive_from_lane(barriers[slot < kNumSlots ? slot : slot - kNumSlots], kind, slot);
+    }
+  }
+
   static __device__ __forceinline__ void check_read(const Role&, const void*) {}
 
   static __device__ __forceinline__ void write_instruction(Role& role, InstructionSlot& slot,

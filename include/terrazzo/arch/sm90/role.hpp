@@ -61,6 +61,11 @@ class Role {
     }
   }
 
+  /// One look, without waiting: whether the phase with parity `parity` is complete.
+  __device__ __forceinline__ bool is_complete(Barrier& barrier, uint32_t parity) {
+    return mbarrier_try_wait_parity(shared_address(&barrier), parity);
+  }
+
   /// One arrival for each warp of the group, once all its lanes are here.
   __device__ __forceinline__ void arrive(Barrier& barrier, WaitKind, uint32_t) {
     __syncwarp();
