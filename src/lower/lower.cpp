@@ -100,24 +100,28 @@ class Lowering {
 
   /// Panels of a tile: 4, or fewer where the waves of narrower tiles take less time.
   uint32_t tile_panels(uint32_t panels, uint32_t blocks, uint32_t least) const {
-    const bool small = num_rows() <= kSmallRows;
     uint32_t best = kPanelsPerColTile;
-    uint64_t best_cost = UINT64_MAX;
+    uint64_t best_time = UINT64_MAX;
     for (uint32_t tile = kPanelsPerColTile; tile >= least; tile /= 2) {
-      const uint64_t waves = ceil_div(ceil_div(panels, tile) * blocks, num_sms_);
-      const uint64_t cost = waves * (small ? tile * kWholeTile / kPanelsPerColTile : cost_of(tile));
-      if (cost < best_cost) {
+      const uint64_t tiles = uint64_t{ceil_div(panels, tile)} * blocks;
+      const uint64_t waves = ceil_div<uint64_t>(tiles, num_sms_);
+      const uint64_t time = waves * k_tile_ns(tile, std::min<uint64_t>(tiles, num_sms_));
+      if (time < best_time) {
         best = tile;
-        best_cost = cost;
+        best_time = time;
       }
     }
     return best;
   }
-  /// Time of a tile of 128 rows, measured (docs/performance/log.md): narrow tiles load more for what
-  /// they multiply. Small tiles stream weights: their time is their weights'.
-  static constexpr uint64_t kWholeTile = 100;
-  static constexpr uint64_t cost_of(uint32_t panels) {
-    return panels == kPanelsPerColTile ? kWholeTile : panels == 2 ? 58 : 42;
+  /// Nanoseconds of a k tile when `sms` SMs work (docs/performance/log.md): the tensor cores', or what
+  /// L2 needs to feed that many. Small tiles stream weights: their time is that of their bytes.
+  uint64_t k_tile_ns(uint32_t panels, uint64_t sms) const {
+    if (num_rows() <= kSmallRows) {
+      return panels;
+    }
+    constexpr uint64_t kL2BytesPerNs = 8000;
+    const uint64_t alone = panels == 1 ? 370 : panels == 2 ? 420 : 650;
+    return std::max(alone, sms * (kPanelBytes + panels * kHalfPanelBytes) / kL2BytesPerNs);
   }
 
   /// Calls body(block, first panel, panels): in each wave of row blocks tile by tile, so that a

@@ -347,7 +347,7 @@ TERRAZZO_TEST(runs_of_slots_are_as_many_single_ones) {
           CHECK_EQ(seen.phase, wanted.phase);
         }
       }
-      const auto rounds = static_cast<uint32_t>(random() % 3);
+      const auto rounds = pins == 0 ? static_cast<uint32_t>(random() % 3) : 0U;
       for (uint32_t i = 0; i < rounds * (kNumSlots - pins); ++i) {
         single.next();
       }

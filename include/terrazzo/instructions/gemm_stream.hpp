@@ -74,11 +74,6 @@ struct GemmStream {
     return fit < pass ? fit : pass;
   }
 
-  /// Weight slots of `count` k tiles from a token slot on.
-  constexpr TERRAZZO_GROUP_FN uint32_t weight_slots(uint32_t count) const {
-    return panels == 1 ? ceil_div(count, k_per_weight_slot()) : count * weight_slots_per_k();
-  }
-
   constexpr TERRAZZO_GROUP_FN SlotPlan slots(uint32_t extra) const {
     if (!small) {
       const uint32_t each = plain_slots_per_k(panels);
@@ -125,37 +120,43 @@ TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
   const uint32_t row_bytes = stream.rows * kRowBytes;
   const uint32_t first_bytes = stream.first_panels() * kHalfPanelBytes;
   const uint32_t second_bytes = stream.panels * kHalfPanelBytes - first_bytes;
-  for (uint32_t begin = 0; begin < stream.k_panels; begin += stream.k_per_token_slot()) {
-    const uint32_t count = least(stream.k_per_token_slot(), stream.k_panels - begin);
-    const auto slot = loader.fill(count * row_bytes);
-    loader.for_each_lane(count, [&](uint32_t i) TERRAZZO_LAMBDA {
-      loader.copy_from_lane(slot, i * stream.token_bytes(), tokens + i * uint64_t{kPanelBytes},
-                            row_bytes);
-    });
-    loader.by_one_lane(stream.weight_slots(count), [&](auto& slots) TERRAZZO_LAMBDA {
-      const std::byte* source = weights;
+  loader.by_one_lane(stream.slots(0).total(), [&](auto& slots) TERRAZZO_LAMBDA {
+    for (uint32_t begin = 0; begin < stream.k_panels; begin += stream.k_per_token_slot()) {
+      const uint32_t count = least(stream.k_per_token_slot(), stream.k_panels - begin);
+      const auto token_slot = slots.fill(count * row_bytes);
+      for (uint32_t k = 0; k < count; ++k, tokens += kPanelBytes) {
+        slots.copy(token_slot, k * stream.token_bytes(), tokens, row_bytes);
+      }
       if (stream.panels == 1) {
-        for (uint32_t pairs = count / 2; pairs > 0; --pairs, source += 2 * weight_stride) {
-          const auto pair = slots.fill(kSlotBytes);
-          slots.copy(pair, 0, source, kHalfPanelBytes);
-          slots.copy(pair, kHalfPanelBytes, source + weight_stride, kHalfPanelBytes);
+        uint32_t left = count;
+        for (; left >= 4; left -= 4, weights += 4 * weight_stride) {
+          slots.template fill_strided<2, 2>(weights, weight_stride, kHalfPanelBytes);
         }
-        if (count % 2 != 0) {
-          slots.fill({source}, {kHalfPanelBytes});
+        if (left >= 2) {
+          slots.template fill_strided<1, 2>(weights, weight_stride, kHalfPanelBytes);
+          weights += 2 * weight_stride;
+          left -= 2;
+        }
+        if (left != 0) {
+          slots.template fill_strided<1, 1>(weights, weight_stride, kHalfPanelBytes);
+          weights += weight_stride;
         }
       } else if (second_bytes == 0) {
-        for (uint32_t k = count; k > 0; --k, source += weight_stride) {
-          slots.fill({source}, {first_bytes});
+        uint32_t left = count;
+        for (; left >= 2; left -= 2, weights += 2 * weight_stride) {
+          slots.template fill_strided<2, 1>(weights, weight_stride, first_bytes);
+        }
+        if (left != 0) {
+          slots.template fill_strided<1, 1>(weights, weight_stride, first_bytes);
+          weights += weight_stride;
         }
       } else {
-        for (uint32_t k = count; k > 0; --k, source += weight_stride) {
-          slots.fill({source, source + first_bytes}, {first_bytes, second_bytes});
+        for (uint32_t k = count; k > 0; --k, weights += weight_stride) {
+          slots.fill({weights, weights + first_bytes}, {first_bytes, second_bytes});
         }
       }
-    });
-    tokens += count * uint64_t{kPanelBytes};
-    weights += count * weight_stride;
-  }
+    }
+  });
 }
 
 /// Few tokens wait for every tile of the instructions before: meanwhile the weights, all of them if

@@ -48,6 +48,23 @@ class SlotStream {
     }
   }
 
+  /// The same with `kPieces` pieces of `piece_bytes` a slot, one after the other, the k-th of all from
+  /// `first + k * stride`.
+  template <uint32_t kCount, uint32_t kPieces>
+  TERRAZZO_GROUP_FN void fill_strided(const std::byte* first, uint64_t stride,
+                                      uint32_t piece_bytes) {
+    SlotUse uses[kCount];
+    take_empty(uses);
+    TERRAZZO_UNROLL
+    for (const SlotUse& use : uses) {
+      expect(use, kPieces * piece_bytes);
+    }
+    TERRAZZO_UNROLL
+    for (uint32_t i = 0; i < kCount * kPieces; ++i, first += stride) {
+      copy(M::slot(role_, uses[i / kPieces].slot), i % kPieces * piece_bytes, first, piece_bytes);
+    }
+  }
+
   /// The next slot, empty; exactly `bytes` bytes must be copied into it.
   TERRAZZO_GROUP_FN typename M::Slot fill(uint32_t bytes) {
     SlotUse uses[1];

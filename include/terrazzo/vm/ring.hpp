@@ -70,13 +70,12 @@ class RingCursor {
     }
   }
 
-  /// The same for any `count`.
+  /// The same for any `count`, in an instruction without pins.
   constexpr TERRAZZO_GROUP_FN void advance(uint32_t count) {
-    const uint32_t size = kNumSlots - num_pins_;
-    if (count / size % 2 != 0) {
-      skip(size);
+    if (count / kNumSlots % 2 != 0) {
+      phases_ ^= (1u << kNumSlots) - 1;
     }
-    skip(count % size);
+    skip(count % kNumSlots);
   }
 
   /// `kCount` calls of `next`, for an instruction without pins.
