@@ -342,7 +342,7 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
     ),
     "sample": InstructionDoc(
         segment="epilogue",
-        unit="up to 8 rows of an own compact block",
+        unit="run of up to 8 rows of an own compact block",
         operands="sample",
         computes="The token of each row and its log-probability: from the candidates, or from the "
         "logits where top-k or top-p cut them.",

@@ -101,7 +101,8 @@ class RingCursor {
   constexpr TERRAZZO_GROUP_FN uint32_t phases() const { return phases_; }
 
  private:
-  // The slots of the stream in turn, from the one behind the pins: places 0 .. kNumSlots - pins - 1.
+  // The slots of the stream in turn, from the one behind the pins: places 0 .. kNumSlots - pins
+  // - 1.
   constexpr TERRAZZO_GROUP_FN uint32_t stream_begin() const {
     const uint32_t slot = first_pin_ + num_pins_;
     return slot < kNumSlots ? slot : slot - kNumSlots;
