@@ -70,7 +70,8 @@ class RingCursor {
     }
   }
 
-  /// The same for any `count`.
+  /// The same for any `count`, for an instruction without pins: with pins, whole rounds may leave
+  /// the cursor before them or behind them.
   constexpr TERRAZZO_GROUP_FN void advance(uint32_t count) {
     const uint32_t size = kNumSlots - num_pins_;
     if (count / size % 2 != 0) {
