@@ -32,7 +32,7 @@ An instruction is 128 bytes (`include/terrazzo/core/isa.hpp`, version {version})
 | --- | --- | --- | --- |
 | 0 | 2 | `opcode` | the number in the table below |
 | 2 | 1 | `flags` | see below |
-| 3 | 1 | `layer_offset` | of body instructions: runs for layer (iteration + offset); the prologue is iteration -1 |
+| 3 | 1 | `layer_offset` | in a body: its layer is iteration + offset; prologue: iteration -1 |
 | 4 | 36 | `waits` | 3 x `Wait`: first counter, how many, target |
 | 40 | 16 | `signals` | 2 x `Signal`: first counter, how many, increment, mask of GPUs |
 | 56 | 72 | `args` | a union, by opcode |

@@ -66,7 +66,8 @@ _ALL_PANELS = "valid rows of the row block, all panels"
 _TILE_PANELS = "valid rows of the row block, the tile's panels"
 _SUMS = "the same rows and panels; copies are whole groups of 4 rows"
 _GEMM_STREAM = (
-    "plain: 3 slots a k tile (tokens, then two weight slots), starting at a multiple of 3; "
+    "plain: 3 slots a k tile (tokens, then two weight slots), starting at a multiple of 3, or 2 "
+    "where the tile has at most 2 panels; "
     "with `kSmallTokens`: a token slot, then the weight slots that it serves"
 )
 _ASCENDING_K = "K ascends in one accumulator, in every tile shape."
@@ -87,15 +88,15 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
     ),
     "embed": InstructionDoc(
         segment="prologue",
-        unit="row block; on every GPU",
+        unit="row block x up to 4 hidden panels; on every GPU",
         operands="embed",
         computes="The embeddings of the rows' tokens, and the sum of squares of each row and "
         "panel. A negative token in the row table names a logit row of the step before.",
         stream="one slot a panel: the rows' 128-byte pieces in row order, not swizzled",
-        signals=(Edge("kX", _ROW_BLOCK, "by its panels; this GPU"),),
+        signals=(Edge("kX", _ROW_BLOCK, "by the tile's panels; this GPU"),),
         reads=(Place("kSampled", THIS_GPU, "the rows that the row table names"),),
         writes=(
-            Place("kX", THIS_GPU, _ALL_PANELS),
+            Place("kX", THIS_GPU, _TILE_PANELS),
             Place("kSumSqX", THIS_GPU, _SUMS),
         ),
         constants="embedding, row table",
@@ -161,8 +162,8 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
         operands="attend_decode",
         flags=("kPartial",),
         computes="Attention of one query token a row, all query heads of the KV head's group.",
-        stream="for each pair of rows, one a consumer: their queries (a slot each), then their "
-        "pages in turn, in ascending order",
+        stream="a pin without content (the consumers' scratch); for each pair of rows, one a "
+        "consumer: their queries (a slot each), then their pages in turn, in ascending order",
         waits=(Edge("kKv", "the KV head, the row block", "queries, keys and values are written"),),
         signals=(
             Edge("kAttn", _ROW_BLOCK, "without `kPartial`: by 1; the owner"),
@@ -296,10 +297,11 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
     ),
     "gather_norm": InstructionDoc(
         segment="epilogue",
-        unit="compact block: 128 rows that need logits; on every GPU",
+        unit="compact block (128 rows that need logits) x up to 4 hidden panels; on every GPU",
         operands="gather",
         computes="Those rows side by side, each times its `rstd` and the final norm's weight.",
-        stream="one slot a panel: the rows' 128-byte pieces; their sums of squares are read in place",
+        stream="one slot a panel: the rows' 128-byte pieces; their sums of squares are read where "
+        "they lie",
         waits=(
             Edge(
                 "kX",
@@ -307,12 +309,12 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
                 "the rows are complete",
             ),
         ),
-        signals=(Edge("kXg", "the compact block", "by its panels; this GPU"),),
+        signals=(Edge("kXg", "the compact block", "by the tile's panels; this GPU"),),
         reads=(
-            Place("kX", THIS_GPU, "the rows, all panels"),
-            Place("kSumSqX", THIS_GPU, _SUMS),
+            Place("kX", THIS_GPU, "the rows, the tile's panels"),
+            Place("kSumSqX", THIS_GPU, "the rows, all panels; whole groups of 4 rows"),
         ),
-        writes=(Place("kCompact", THIS_GPU, "valid rows of the compact block, all panels"),),
+        writes=(Place("kCompact", THIS_GPU, "valid rows of the compact block, the tile's panels"),),
         constants="final norm, logit row table",
         notes=("The final norm is applied here, so a tied embedding stays as it is.",),
     ),
@@ -340,7 +342,7 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
     ),
     "sample": InstructionDoc(
         segment="epilogue",
-        unit="half (64 rows) of an own compact block",
+        unit="run of up to 8 rows of an own compact block",
         operands="sample",
         computes="The token of each row and its log-probability: from the candidates, or from the "
         "logits where top-k or top-p cut them.",
@@ -357,7 +359,7 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
             Edge(
                 "kSampled",
                 "the compact block",
-                "by 1 where the block has two halves, else by 2; all GPUs",
+                "together by 16, however many rows the block has; all GPUs",
             ),
         ),
         reads=(

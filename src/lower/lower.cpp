@@ -6,6 +6,7 @@
 #include "lower/attention_plan.hpp"
 #include "lower/emitter.hpp"
 #include "lower/step_tables.hpp"
+#include "lower/tile_choice.hpp"
 
 namespace terrazzo {
 namespace {
@@ -14,7 +15,6 @@ using enum CounterFamily;
 
 // A row's logits pass through one SM several times; more SMs share the rows of a block.
 constexpr uint32_t kRowsPerSample = 8;
-constexpr uint32_t kWaveBlocks = 16;  // row blocks that share a weight tile while it is in L2
 
 struct BlockRange {
   uint32_t first;
@@ -98,46 +98,8 @@ class Lowering {
     return counters_.previous(counters_.at(family, index));
   }
 
-  /// Panels of a tile: 4, or fewer where the waves of narrower tiles take less time.
   uint32_t tile_panels(uint32_t panels, uint32_t blocks, uint32_t least) const {
-    uint32_t best = kPanelsPerColTile;
-    uint64_t best_time = UINT64_MAX;
-    for (uint32_t tile = kPanelsPerColTile; tile >= least; tile /= 2) {
-      const uint64_t tiles = uint64_t{ceil_div(panels, tile)} * blocks;
-      const uint64_t waves = ceil_div<uint64_t>(tiles, num_sms_);
-      const uint64_t time = waves * k_tile_ns(tile, std::min<uint64_t>(tiles, num_sms_));
-      if (time < best_time) {
-        best = tile;
-        best_time = time;
-      }
-    }
-    return best;
-  }
-  /// Nanoseconds of a k tile when `sms` SMs work (docs/performance/log.md): the tensor cores', or what
-  /// L2 needs to feed that many. Small tiles stream weights: their time is that of their bytes.
-  uint64_t k_tile_ns(uint32_t panels, uint64_t sms) const {
-    if (num_rows() <= kSmallRows) {
-      return panels;
-    }
-    constexpr uint64_t kL2BytesPerNs = 8000;
-    const uint64_t alone = panels == 1 ? 370 : panels == 2 ? 420 : 650;
-    return std::max(alone, sms * (kPanelBytes + panels * kHalfPanelBytes) / kL2BytesPerNs);
-  }
-
-  /// Calls body(block, first panel, panels): in each wave of row blocks tile by tile, so that a
-  /// weight tile is read from memory once a wave. `rotation` shifts where in a wave this GPU
-  /// starts.
-  template <class Body>
-  static void for_each_tile(uint32_t blocks, uint32_t panels, uint32_t tile, uint32_t rotation,
-                            const Body& body) {
-    for (uint32_t wave = 0; wave < blocks; wave += kWaveBlocks) {
-      const uint32_t count = std::min(kWaveBlocks, blocks - wave);
-      for (uint32_t panel = 0; panel < panels; panel += tile) {
-        for (uint32_t i = 0; i < count; ++i) {
-          body(wave + (i + rotation) % count, panel, std::min(tile, panels - panel));
-        }
-      }
-    }
+    return choose_tile_panels(panels, blocks, least, num_sms_, num_rows() <= kSmallRows);
   }
 
   /// Calls body(first panel, panels) for the hidden columns, up to 256 at a time.
@@ -227,8 +189,8 @@ class Lowering {
     for (uint32_t kv_head = 0; kv_head < shape_.local_kv_heads(); ++kv_head) {
       const bool whole = unit.split_row == kNotSplit;
       Instruction& instruction = emitter_.emit(Opcode::kAttendDecode, whole ? 0 : kPartial);
-      instruction.args.attend_decode = {unit.row,         unit.rows,       kv_head,
-                                        unit.split_begin, unit.num_splits, 0, unit.pages};
+      instruction.args.attend_decode = {unit.row,        unit.rows, kv_head,   unit.split_begin,
+                                        unit.num_splits, 0,         unit.pages};
       emitter_.wait(instruction, counters_.kv(kv_head, block));
       int32_t done = counter(kAttn, block);
       if (!whole) {

@@ -360,6 +360,15 @@ TERRAZZO_TEST(runs_of_slots_are_as_many_single_ones) {
       if (count != 0) {
         CHECK_EQ(run.slot(), single.slot());
       }
+      if (pins == 0) {
+        SlotUse uses[3];
+        run.next_run(uses);
+        for (const SlotUse& seen : uses) {
+          const SlotUse wanted = single.next();
+          CHECK_EQ(seen.slot, wanted.slot);
+          CHECK_EQ(seen.phase, wanted.phase);
+        }
+      }
     }
   }
 }

@@ -352,9 +352,8 @@ TERRAZZO_TEST(plain_columns_and_gathered_rows_keep_their_values) {
 
   host::RowVector sums;
   clear(sums);
-  add_values(sums, 2, 3, [](uint32_t line, uint32_t row) {
-    return static_cast<float>(10 * line + row + 1);
-  });
+  add_values(sums, 2, 3,
+             [](uint32_t line, uint32_t row) { return static_cast<float>(10 * line + row + 1); });
   CHECK_EQ(sums.values[0], 33.0F);
   CHECK_EQ(sums.values[1], 36.0F);
 }

@@ -2,7 +2,8 @@
 // and the bytes and products that a step cannot do without.
 //
 // bench_step STEP...    a step is d<sequences>x<context> (decode), p<sequences>x<tokens> (prompts),
-//                       layers=<n>, or trace=<file>: then one launch of each step, its events as CSV
+//                       layers=<n>, or trace=<file>: then one launch of each step, its events as
+//                       CSV
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -74,8 +75,8 @@ struct StepArrays {
   }
 
   StepRequest request() const {
-    return {tokens, lens,  contexts, indptr,          pages,      logit_rows, temperature,
-            top_k,  top_p, seed,     output_position, want_logits};
+    return {tokens,      lens,  contexts, indptr, pages,           logit_rows,
+            temperature, top_k, top_p,    seed,   output_position, want_logits};
   }
 };
 
@@ -127,8 +128,7 @@ cuda::DeviceMemory random_block(float scale, std::mt19937_64& random) {
     value = to_bf16(static_cast<float>(static_cast<int32_t>(random())) * 0x1p-31F * scale);
   }
   cuda::DeviceMemory block(kBlockBytes);
-  cuda::check_cuda(
-      cudaMemcpy(block.data(), values.data(), kBlockBytes, cudaMemcpyHostToDevice));
+  cuda::check_cuda(cudaMemcpy(block.data(), values.data(), kBlockBytes, cudaMemcpyHostToDevice));
   return block;
 }
 
@@ -152,8 +152,7 @@ void report(cuda::CudaMachine& machine, const StepKind& kind, std::mt19937_64& r
             double bandwidth) {
   const ModelShape& shape = machine.shape();
   const StepArrays arrays(kind, shape.vocab, random);
-  const LoweredStep step =
-      lower(arrays.request(), shape, machine.limits(), {machine.num_sms()});
+  const LoweredStep step = lower(arrays.request(), shape, machine.limits(), {machine.num_sms()});
   machine.upload(step);
   const double ms = median_ms(machine);
   const double layer_weights =
@@ -166,11 +165,12 @@ void report(cuda::CudaMachine& machine, const StepKind& kind, std::mt19937_64& r
   const double kv_bytes = kind.prefill ? 0.0
                                        : 4.0 * shape.num_layers * shape.num_kv_heads *
                                              shape.head_dim * kind.sequences * kind.tokens;
-  std::printf("%c%ux%u layers %u: %.3f ms; GEMM %.1f TFLOP (%.0f TFLOP/s), weights %.2f GB, KV %.2f "
-              "GB: bytes alone %.3f ms\n",
-              kind.prefill ? 'p' : 'd', kind.sequences, kind.tokens, shape.num_layers, ms,
-              flops * 1e-12, flops * 1e-9 / ms, weight_bytes * 1e-9, kv_bytes * 1e-9,
-              (weight_bytes + kv_bytes) / bandwidth * 1e3);
+  std::printf(
+      "%c%ux%u layers %u: %.3f ms; GEMM %.1f TFLOP (%.0f TFLOP/s), weights %.2f GB, KV %.2f "
+      "GB: bytes alone %.3f ms\n",
+      kind.prefill ? 'p' : 'd', kind.sequences, kind.tokens, shape.num_layers, ms, flops * 1e-12,
+      flops * 1e-9 / ms, weight_bytes * 1e-9, kv_bytes * 1e-9,
+      (weight_bytes + kv_bytes) / bandwidth * 1e3);
   for (uint32_t i = 0; i < kNumOpcodes; ++i) {
     const auto opcode = static_cast<Opcode>(i);
     const LoweredStep part = only(step, opcode);

@@ -168,7 +168,9 @@ static __global__ void __launch_bounds__(128) run_gather(const __grid_constant__
   clear(factors);
   copy_bytes(memory.slot, run.sums, run.lines * run.slot_rows * 4 * sizeof(float));
   add_values(factors, run.rows, run.lines, [&](uint32_t line, uint32_t row) TERRAZZO_LAMBDA {
-    return sm90::load_shared<float>(slot.data + static_cast<uint32_t>(sizeof(float)) * (4 * (line * run.slot_rows + run.first_row + row) + source(row) % 4));
+    return sm90::load_shared<float>(
+        slot.data + static_cast<uint32_t>(sizeof(float)) *
+                        (4 * (line * run.slot_rows + run.first_row + row) + source(row) % 4));
   });
   rstd(factors, run.hidden, run.eps, run.rows);
   copy_bytes(memory.slot, run.tile, run.slot_rows * kRowBytes);

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "machine/cuda/check_cuda.hpp"
+#include "device_array.hpp"
 #include "require_gpu.hpp"
 #include "sampling_kernels.cuh"
 #include "sampling_twin.hpp"
@@ -19,46 +19,12 @@
 namespace terrazzo::testing {
 namespace {
 
-using cuda::check_cuda;
-
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
 // Sums of 256 terms in (0, 1] by another tree and another exp2: a few units in the last place.
 constexpr double kSumTolerance = 2e-6;
 constexpr double kLogprobTolerance = 2e-5;
-
-/// An array on the device.
-template <class T>
-class DeviceArray {
- public:
-  explicit DeviceArray(size_t size) : size_(size) {
-    check_cuda(cudaMalloc(&data_, std::max<size_t>(size, 1) * sizeof(T)));
-    check_cuda(cudaMemset(data_, 0xff, size * sizeof(T)));
-  }
-  explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) {
-    check_cuda(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
-  ~DeviceArray() { cudaFree(data_); }
-
-  T* get() { return data_; }
-  std::vector<T> read() const {
-    std::vector<T> values(size_);
-    check_cuda(cudaMemcpy(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));
-    return values;
-  }
-
- private:
-  T* data_ = nullptr;
-  size_t size_;
-};
-
-void finish_kernel() {
-  check_cuda(cudaGetLastError());
-  check_cuda(cudaDeviceSynchronize());
-}
 
 /// Results of one group of cases.
 class Report {
@@ -347,9 +313,8 @@ bool test_gather(Random& random) {
       const float value = to_float(wanted[i]);
       good &= std::fabs(to_float(seen[i]) - value) <= 0x1p-8F * std::fabs(value);
     }
-    report.check(good,
-                 "lines " + std::to_string(test.lines) + ", rows " + std::to_string(test.rows) +
-                     " of " + std::to_string(test.slot_rows));
+    report.check(good, "lines " + std::to_string(test.lines) + ", rows " +
+                           std::to_string(test.rows) + " of " + std::to_string(test.slot_rows));
   }
   return report.finish();
 }

@@ -32,24 +32,57 @@ def body_after(text: str, start: int) -> str:
     raise AssertionError(f"no end of the braces at {begin}")
 
 
-def operation_of(enumerator: str) -> str:
-    """The type that the interpreter is given for an opcode."""
+def type_for(enumerator: str, function: str) -> str:
+    """The type that a function of set.hpp chooses for an opcode: its case, or the default."""
     text = (INSTRUCTIONS / "set.hpp").read_text()
-    match = re.search(rf"case Opcode::{enumerator}:\s*return f\((\w+)\{{\}}\);", text)
-    assert match, f"set.hpp: expected a case for {enumerator}"
-    return match.group(1)
+    start = re.search(rf"\bvoid {function}\(", text)
+    assert start, f"set.hpp: expected a function {function}"
+    body = body_after(text, start.end())
+    for label in (f"case Opcode::{enumerator}", "default"):
+        match = re.search(rf"{label}:\s*return f\((\w+)\{{\}}\);", body)
+        if match:
+            return match.group(1)
+    raise AssertionError(f"set.hpp: expected a case for {enumerator} in {function}")
+
+
+def operation_of(enumerator: str) -> str:
+    """The type with an instruction's plan, loads and stores."""
+    return type_for(enumerator, "dispatch")
+
+
+def consumer_operation_of(enumerator: str) -> str:
+    """The type that consumers run; `Gemm` for all instructions of a matrix."""
+    return type_for(enumerator, "dispatch_consumer")
 
 
 def definition_of(operation: str) -> str:
     """The body of the struct that an operation is, or is an instance of."""
+    struct = struct_of(operation)
     for path in sorted(INSTRUCTIONS.glob("*.hpp")):
         text = path.read_text()
-        alias = re.search(rf"^using {operation} = (\w+)<", text, re.MULTILINE)
-        struct = alias.group(1) if alias else operation
         match = re.search(rf"^struct {struct} ", text, re.MULTILINE)
         if match:
             return body_after(text, match.end())
     raise AssertionError(f"expected a header that defines {operation}")
+
+
+def struct_of(operation: str) -> str:
+    """The template of which an operation is an instance, or the operation itself."""
+    for path in sorted(INSTRUCTIONS.glob("*.hpp")):
+        alias = re.search(rf"^using {operation} = (\w+)<", path.read_text(), re.MULTILINE)
+        if alias:
+            return alias.group(1)
+    return operation
+
+
+def finisher_of(enumerator: str) -> str:
+    """The type whose `finish` the GEMM operation calls for an opcode."""
+    body = body_after(definition_of("Gemm"), definition_of("Gemm").index("switch (opcode)"))
+    for label in (f"case Opcode::{enumerator}", "default"):
+        match = re.search(rf"{label}:\s*return (\w+)::finish\(", body)
+        if match:
+            return match.group(1)
+    raise AssertionError(f"gemm.hpp: expected a case for {enumerator}")
 
 
 @cache
@@ -126,9 +159,19 @@ def test_the_instruction_set_was_read() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_has_an_operation(name: str) -> None:
-    body = definition_of(operation_of(ENUMERATORS[name]))
-    for function in ("slots", "load", "consume", "store"):
-        assert re.search(rf"\b{function}\(", body), f"expected a function {function}"
+    operation = operation_of(ENUMERATORS[name])
+    consumer_operation = consumer_operation_of(ENUMERATORS[name])
+    expected = {operation: {"slots", "load", "store"}, consumer_operation: {"slots", "consume"}}
+    if consumer_operation == operation:
+        expected = {operation: {"slots", "load", "consume", "store"}}
+    else:  # a matrix product: one main loop, an end of its own
+        assert consumer_operation == "Gemm"
+        assert struct_of(finisher_of(ENUMERATORS[name])) == struct_of(operation)
+        expected[operation].add("finish")
+    for struct, names in expected.items():
+        body = definition_of(struct)
+        for function in names:
+            assert re.search(rf"\b{function}\(", body), f"{struct}: expected {function}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -193,3 +236,7 @@ def test_the_walk_sees_what_it_should() -> None:
         definition_of("Nonsense")
     with pytest.raises(AssertionError, match="expected a case for kNonsense"):
         operation_of("kNonsense")
+    assert consumer_operation_of("kEmbed") == "Embed"
+    assert consumer_operation_of("kLmHead") == "Gemm"
+    assert finisher_of("kLmHead") == operation_of("kLmHead") == "LmHead"
+    assert struct_of("DownResidual") == struct_of(finisher_of("kDownResidual")) == "ProjectResidual"

@@ -89,10 +89,10 @@ struct AttendDecode {
           paired ? 2 : 1, shape.head_panels(),
           [&](uint32_t) TERRAZZO_LAMBDA { return shape.head_panels() * group_bytes; },
           [&](uint32_t which, uint32_t panel) TERRAZZO_LAMBDA {
-            return SlotPiece{panel * head_bytes,
-                             q_decode_address(params, args.row + which * half + i, args.kv_head,
-                                              panel),
-                             group_bytes};
+            return SlotPiece{
+                panel * head_bytes,
+                q_decode_address(params, args.row + which * half + i, args.kv_head, panel),
+                group_bytes};
           });
       const RowPages first(params, args, i);
       const RowPages second(params, args, paired ? half + i : args.rows);
@@ -228,8 +228,7 @@ struct AttendDecode {
               return take_page(consumer);
             },
             [&](const PageSlots<M>& page) TERRAZZO_LAMBDA { give_back_page(consumer, page); },
-            [&](uint32_t page, uint32_t)
-                TERRAZZO_LAMBDA { return page_tokens(context, page); });
+            [&](uint32_t page, uint32_t) TERRAZZO_LAMBDA { return page_tokens(context, page); });
         if (partial) {
           publish_partial(consumer, part);
         } else {

@@ -83,10 +83,10 @@ TERRAZZO_GROUP_FN void load_page_part(Loader<M>& loader, uint32_t page, uint32_t
         const uint32_t which = panels == 1 ? place : i;
         const uint32_t at = place * kHalfPanelBytes;
         if (copy % 2 == 0) {
-          return SlotPiece{at,
-                           page_address(params, loader.layer(), page, kv_head, which,
-                                        panels == 1 ? 0 : place),
-                           data_bytes};
+          return SlotPiece{
+              at,
+              page_address(params, loader.layer(), page, kv_head, which, panels == 1 ? 0 : place),
+              data_bytes};
         }
         return SlotPiece{at + data_bytes, params.address(params.gpu, Buffer::kZeros, 0),
                          which == 0 ? 0 : kHalfPanelBytes - data_bytes};
@@ -99,8 +99,7 @@ TERRAZZO_GROUP_FN void load_pages(Loader<M>& loader, uint32_t pages, uint32_t kv
                                   TokensOf tokens_of) {
   for (uint32_t page = 0; page < pages;) {
     uint32_t whole = 0;
-    while (whole < kPagesPerRun && page + whole < pages &&
-           tokens_of(page + whole) == kPageTokens) {
+    while (whole < kPagesPerRun && page + whole < pages && tokens_of(page + whole) == kPageTokens) {
       ++whole;
     }
     if (whole == 0) {

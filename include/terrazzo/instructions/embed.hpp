@@ -63,8 +63,8 @@ struct Embed {
     const EmbedArgs& args = storer.instruction().args.embed;
     const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
     const StepParams& params = storer.params;
-    store_residual_panels(storer, Buffer::kX, Buffer::kSumSqX, args.row_block,
-                          args.first_panel, args.panels, span, params.gpu, params.gpu + 1);
+    store_residual_panels(storer, Buffer::kX, Buffer::kSumSqX, args.row_block, args.first_panel,
+                          args.panels, span, params.gpu, params.gpu + 1);
   }
 };
 

@@ -5,8 +5,8 @@
 
 namespace terrazzo {
 
-/// Streams one slot a panel: the rows' 128-byte pieces in compact order. The rows' sums of squares are
-/// read where they lie: in slots they would be thousands of 16-byte copies.
+/// Streams one slot a panel: the rows' 128-byte pieces in compact order. The rows' sums of squares
+/// are read where they lie: in slots they would be thousands of 16-byte copies.
 struct GatherNorm {
   static constexpr bool kHasProducts = false;
 
@@ -52,9 +52,9 @@ struct GatherNorm {
         add_values(factors, span.count, shape.hidden_panels(),
                    [&](uint32_t line, uint32_t row) TERRAZZO_LAMBDA {
                      const uint32_t from = compact[row].row;
-                     return consumer.read(line_address(params, params.gpu, Buffer::kSumSqX,
-                                                       from / kRowBlock, line) +
-                                          from % kRowBlock);
+                     return consumer.read(
+                         line_address(params, params.gpu, Buffer::kSumSqX, from / kRowBlock, line) +
+                         from % kRowBlock);
                    });
         rstd(factors, shape.hidden, shape.norm_eps, span.count);
       }
@@ -78,8 +78,8 @@ struct GatherNorm {
     const StepParams& params = storer.params;
     const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
     const uint32_t panels = params.shape.hidden_panels();
-    store_panels(storer, params.gpu, Buffer::kCompact, args.compact_block, panels,
-                 args.first_panel, args.panels, span);
+    store_panels(storer, params.gpu, Buffer::kCompact, args.compact_block, panels, args.first_panel,
+                 args.panels, span);
   }
 };
 

@@ -194,8 +194,8 @@ class Loader {
                      slot.index, slot_offset);
   }
 
-  /// The next `slots` slots of a stream without pins, in as few instructions a slot as there can be:
-  /// `body(stream)` fills exactly so many of a SlotStream, in one lane.
+  /// The next `slots` slots of a stream without pins, in as few instructions a slot as there can
+  /// be: `body(stream)` fills exactly so many of a SlotStream, in one lane.
   template <class Body>
   TERRAZZO_GROUP_FN void by_one_lane(uint32_t slots, Body body) {
     if (M::is_elected(role_)) {
@@ -222,7 +222,8 @@ class Loader {
            !role_.reached(params.counters(params.gpu) + first, wait.count, wait.target);
   }
 
-  /// `rows` 128-byte rows, each from `source_of(row)`; those that follow each other travel together.
+  /// `rows` 128-byte rows, each from `source_of(row)`; those that follow each other travel
+  /// together.
   template <class SourceOf>
   TERRAZZO_GROUP_FN void gather_rows(Slot slot, uint32_t rows, SourceOf source_of) {
     M::for_each_run(role_, rows, kRowBytes, source_of,

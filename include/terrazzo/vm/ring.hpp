@@ -70,7 +70,8 @@ class RingCursor {
     }
   }
 
-  /// The same for any `count`, in an instruction without pins.
+  /// The same for any `count`, for an instruction without pins: with pins, whole rounds may leave
+  /// the cursor before them or behind them.
   constexpr TERRAZZO_GROUP_FN void advance(uint32_t count) {
     if (count / kNumSlots % 2 != 0) {
       phases_ ^= (1u << kNumSlots) - 1;
@@ -100,7 +101,8 @@ class RingCursor {
   constexpr TERRAZZO_GROUP_FN uint32_t phases() const { return phases_; }
 
  private:
-  // The slots of the stream in turn, from the one behind the pins: places 0 .. kNumSlots - pins - 1.
+  // The slots of the stream in turn, from the one behind the pins: places 0 .. kNumSlots - pins
+  // - 1.
   constexpr TERRAZZO_GROUP_FN uint32_t stream_begin() const {
     const uint32_t slot = first_pin_ + num_pins_;
     return slot < kNumSlots ? slot : slot - kNumSlots;

@@ -242,8 +242,8 @@ void CudaMachine::read(Buffer buffer, uint64_t offset, void* target, uint64_t by
 void CudaMachine::write(Buffer buffer, uint64_t offset, const void* source, uint64_t bytes) {
   use_device();
   check_cuda(cudaStreamSynchronize(stream_));
-  check_cuda(cudaMemcpy(heap_.data() + layout_.at(buffer) + offset, source, bytes,
-                        cudaMemcpyDefault));
+  check_cuda(
+      cudaMemcpy(heap_.data() + layout_.at(buffer) + offset, source, bytes, cudaMemcpyDefault));
 }
 
 }  // namespace terrazzo::cuda

@@ -1,4 +1,4 @@
-// One role of one virtual SM: a fiber, what it waits for, and its half of each synchronisation.
+// One role of one virtual SM: a fiber, and its half of each synchronisation.
 #pragma once
 
 #include <atomic>
@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "terrazzo/arch/host/blocked.hpp"
 #include "terrazzo/arch/host/checker.hpp"
 #include "terrazzo/arch/host/copy_queue.hpp"
 #include "terrazzo/arch/host/fiber.hpp"
@@ -103,17 +104,16 @@ class Role {
     interleave();
   }
 
-  /// Arrives, and makes the phase wait for `bytes` bytes of copies too.
   /// Waits are what orders memory here: a look finds nothing.
   static constexpr bool is_complete(Barrier&, uint32_t) { return false; }
 
   void arrive_from_lane(Barrier& barrier, WaitKind kind, uint32_t index) {
     arrive(barrier, kind, index);
   }
-  void arrive_expecting_from_lane(Barrier& barrier, uint32_t bytes, WaitKind kind,
-                                  uint32_t index) {
+  void arrive_expecting_from_lane(Barrier& barrier, uint32_t bytes, WaitKind kind, uint32_t index) {
     arrive_expecting(barrier, bytes, kind, index);
   }
+  /// Arrives, and makes the phase wait for `bytes` bytes of copies too.
   void arrive_expecting(Barrier& barrier, uint32_t bytes, WaitKind kind, uint32_t index) {
     barrier.expect_bytes(bytes);
     arrive(barrier, kind, index);
@@ -134,12 +134,12 @@ class Role {
     stale_ = true;
   }
 
-  /// Makes what was acquired visible to this role's copies.
   /// Whether counters have reached the target: only a guess of what a wait would find.
   static bool reached(const uint32_t* first, uint32_t count, uint32_t target) {
     return counters_reached(first, count, target);
   }
 
+  /// Makes what was acquired visible to this role's copies.
   void fence_acquired() { stale_ = stale_ && faults().no_load_fence; }
 
   void release_add(uint32_t* counter, uint32_t increment) {
@@ -273,15 +273,7 @@ class Role {
 
   // --- scheduling ---
 
-  bool ready() const {
-    if (blocked_.barrier != nullptr) {
-      return blocked_.barrier->test(blocked_.parity);
-    }
-    if (blocked_.counters != nullptr) {
-      return counters_reached(blocked_.counters, blocked_.count, blocked_.target);
-    }
-    return blocked_.copies == nullptr || *blocked_.copies == 0;
-  }
+  bool ready() const { return blocked_.over(); }
 
   bool waits_for_counters() const { return blocked_.counters != nullptr; }
 
@@ -294,7 +286,7 @@ class Role {
       out.position = current_->position;
     }
     for (uint32_t i = 0; i < blocked_.count; ++i) {
-      const uint32_t seen = load(blocked_.counters + i);
+      const uint32_t seen = load_counter(blocked_.counters + i);
       if (seen < blocked_.target) {
         out.wait.index += i;
         out.wait.seen = seen;
@@ -328,15 +320,6 @@ class Role {
   }
 
  private:
-  struct Blocked {
-    const Barrier* barrier = nullptr;
-    uint32_t parity = 0;
-    const uint32_t* counters = nullptr;
-    uint32_t count = 0;
-    uint32_t target = 0;
-    const uint32_t* copies = nullptr;
-  };
-
   std::string name() const {
     return "gpu " + std::to_string(gpu_) + " sm " + std::to_string(sm_) + " " +
            kRoleNames[static_cast<uint32_t>(kind_)];
@@ -360,20 +343,6 @@ class Role {
            ", which it does not hold: twice, or before the slot was full");
     }
     held_slots_ &= ~(1u << index);
-  }
-
-  static uint32_t load(const uint32_t* counter) {
-    return std::atomic_ref<uint32_t>(*const_cast<uint32_t*>(counter))
-        .load(std::memory_order_acquire);
-  }
-
-  static bool counters_reached(const uint32_t* first, uint32_t count, uint32_t target) {
-    for (uint32_t i = 0; i < count; ++i) {
-      if (load(first + i) < target) {
-        return false;
-      }
-    }
-    return true;
   }
 
   template <class SetBlocked>

@@ -112,8 +112,8 @@ struct Machine {
       const uint32_t ends = __ballot_sync(~0u, first || !exists);
       if (first) {
         const uint32_t later = role.lane() + 1 == kWarpThreads ? 0 : ends >> (role.lane() + 1);
-        const uint32_t length = later != 0 ? __ffs(static_cast<int>(later))
-                                           : kWarpThreads - role.lane();
+        const uint32_t length =
+            later != 0 ? __ffs(static_cast<int>(later)) : kWarpThreads - role.lane();
         f(i, length, target);
       }
     }
@@ -121,7 +121,8 @@ struct Machine {
 
   /// `arrive` at `count` barriers of the ring from `first` on, side by side.
   static __device__ __forceinline__ void arrive_at_run(Role& role, Barrier (&barriers)[kNumSlots],
-                                                       uint32_t first, uint32_t count, WaitKind kind) {
+                                                       uint32_t first, uint32_t count,
+                                                       WaitKind kind) {
     __syncwarp();
     if (role.lane() < count) {
       const uint32_t slot = first + role.lane();

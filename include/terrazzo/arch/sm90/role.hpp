@@ -207,8 +207,8 @@ class Role {
     return launch_.world == 1 ? ld_acquire_gpu(counter) : ld_acquire_sys(counter);
   }
 
-  /// True when the launch is over for this role: another raised the flag, or the time is up. Takes a
-  /// note only: a call while products are in flight would serialise them.
+  /// True when the launch is over for this role: another raised the flag, or the time is up. Takes
+  /// a note only: a call while products are in flight would serialise them.
   __device__ __forceinline__ bool give_up(uint64_t begin, WaitKind kind, uint32_t index,
                                           uint32_t seen, uint32_t wanted) {
     if (ld_relaxed_sys(launch_.abort_flag) != 0) {

@@ -24,8 +24,8 @@ __device__ __forceinline__ void setmaxnreg_inc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-/// Of the thread in its block. The compiler does not see that it stays the same: so what is computed
-/// from it is not kept in registers from one instruction to the next. PTX: %tid.x
+/// Of the thread in its block. The compiler does not see that it stays the same: so what is
+/// computed from it is not kept in registers from one instruction to the next. PTX: %tid.x
 __device__ __forceinline__ uint32_t thread_index() {
   uint32_t index;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));

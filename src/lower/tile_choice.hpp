@@ -1,0 +1,57 @@
+// How a matrix product is cut into GEMM tiles, and the order of these in the queue.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "terrazzo/core/geometry.hpp"
+#include "terrazzo/core/math.hpp"
+
+namespace terrazzo {
+
+// Row blocks that share a weight tile while it is in L2.
+inline constexpr uint32_t kWaveBlocks = 16;
+
+/// Nanoseconds of a k tile of a tile of 128 rows when `sms` SMs work, measured on an H100
+/// (docs/performance/log.md): the tensor cores' and the ring's, or what L2 needs to feed so many.
+constexpr uint64_t k_tile_ns(uint32_t panels, uint64_t sms) {
+  constexpr uint64_t kL2BytesPerNs = 8000;
+  const uint64_t alone = panels == 1 ? 370 : panels == 2 ? 420 : 650;
+  return std::max(alone, sms * (kPanelBytes + panels * kHalfPanelBytes) / kL2BytesPerNs);
+}
+
+/// Panels of a tile: 4, or fewer where the waves of narrower tiles take less time, but not fewer
+/// than `least`. `small`: few tokens, operands swapped; such tiles stream weights, so their time is
+/// their weights'.
+inline uint32_t choose_tile_panels(uint32_t panels, uint32_t blocks, uint32_t least,
+                                   uint32_t num_sms, bool small) {
+  uint32_t best = kPanelsPerColTile;
+  uint64_t best_time = UINT64_MAX;
+  for (uint32_t tile = kPanelsPerColTile; tile >= least; tile /= 2) {
+    const uint64_t tiles = uint64_t{ceil_div(panels, tile)} * blocks;
+    const uint64_t busy = std::min<uint64_t>(tiles, num_sms);
+    const uint64_t time = ceil_div<uint64_t>(tiles, num_sms) * (small ? tile : k_tile_ns(tile, busy));
+    if (time < best_time) {
+      best = tile;
+      best_time = time;
+    }
+  }
+  return best;
+}
+
+/// Calls body(block, first panel, panels): in each wave of row blocks tile by tile, so that a
+/// weight tile is read from memory once a wave. `rotation` shifts where in a wave this GPU starts.
+template <class Body>
+void for_each_tile(uint32_t blocks, uint32_t panels, uint32_t tile, uint32_t rotation,
+                   const Body& body) {
+  for (uint32_t wave = 0; wave < blocks; wave += kWaveBlocks) {
+    const uint32_t count = std::min(kWaveBlocks, blocks - wave);
+    for (uint32_t panel = 0; panel < panels; panel += tile) {
+      for (uint32_t i = 0; i < count; ++i) {
+        body(wave + (i + rotation) % count, panel, std::min(tile, panels - panel));
+      }
+    }
+  }
+}
+
+}  // namespace terrazzo
