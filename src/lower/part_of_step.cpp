@@ -52,9 +52,11 @@ LoweredStep empty_step(uint32_t count, const ModelShape& shape) {
 std::array<uint64_t, kNumOpcodes> count_instructions(const LoweredStep& step, uint32_t gpu) {
   std::array<uint64_t, kNumOpcodes> counts{};
   for (uint32_t i = 0; i < kNumSegments; ++i) {
-    const uint64_t times = static_cast<Segment>(i) == Segment::kBody ? step.num_layers : 1;
+    const bool is_body = static_cast<Segment>(i) == Segment::kBody;
     for (const Instruction& instruction : step.gpus[gpu].segments[i]) {
-      counts[static_cast<uint32_t>(instruction.opcode)] += times;
+      // A body instruction that is ahead by some layers is passed over in as many of the last ones.
+      counts[static_cast<uint32_t>(instruction.opcode)] +=
+          is_body ? step.num_layers - instruction.layer_offset : 1;
     }
   }
   return counts;
