@@ -28,15 +28,15 @@ constexpr StepLimits kLimits{.max_rows = 512,
                              .max_logit_rows = 4,
                              .max_partials = 256};
 
-/// Two decode rows and a prompt of 140.
-LoweredStep mixed_step() {
+/// Two decode rows and a prompt of 140: two row blocks.
+LoweredStep mixed_step(const WeavePlan& weave = {}) {
   StepArrays arrays;
   arrays.add_sequence(1, 300);
   arrays.add_sequence(1, 20);
   arrays.add_sequence(140, 10);
   arrays.assign_pages(testing::ascending_pages(kLimits.num_pages));
   arrays.add_logit_row(0, 0.0F, 0, false);
-  return lower(arrays.request(), kShape, kLimits, {132});
+  return lower(arrays.request(), kShape, kLimits, {132, weave});
 }
 
 uint64_t count(const LoweredStep& step, Opcode opcode) {
@@ -53,6 +53,12 @@ TERRAZZO_TEST(body_instructions_count_once_a_layer) {
   CHECK_EQ(count(step, Opcode::kStepEnd), 1u);
   CHECK_EQ(count(step, Opcode::kEmbed), 2u);                  // row blocks of 256 columns
   CHECK_EQ(count(step, Opcode::kAttendPrefill), 3u * 2 * 8);  // layers, row blocks, heads
+}
+
+TERRAZZO_TEST(a_woven_step_has_as_many) {
+  const LoweredStep woven = mixed_step({.split_block = 1});
+  CHECK(woven.view(0).queue_size() > mixed_step().view(0).queue_size());
+  CHECK(count_instructions(woven, 0) == count_instructions(mixed_step(), 0));
 }
 
 TERRAZZO_TEST(what_is_kept_is_the_steps_and_waits_for_nothing) {
