@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from unit.model.drive import pages_of
 
 from terrazzo._core import CudaModel, ModelShape, StepArrays, StepLimits, instruction_counts
 from terrazzo.runner import SPLIT_TOKENS, arrays_of
@@ -91,10 +92,6 @@ def random_model(sizes: Sizes, limits: StepLimits) -> CudaModel:
     return model
 
 
-def pages_of(num_tokens: int) -> int:
-    return -(-num_tokens // PAGE_TOKENS)
-
-
 def step_of(
     lengths: Sequence[int] | NDArray[np.int64],
     contexts: Sequence[int] | NDArray[np.int64],
@@ -107,7 +104,8 @@ def step_of(
     random = np.random.default_rng(7)
     rows = np.asarray(lengths, np.int32)
     cached = np.asarray(contexts, np.int32)
-    indptr = np.concatenate([[0], np.cumsum(-(-(rows + cached) // PAGE_TOKENS))]).astype(np.int32)
+    pages = [pages_of(int(tokens)) for tokens in rows + cached]
+    indptr = np.concatenate([[0], np.cumsum(pages)]).astype(np.int32)
     n = len(rows)
     return StepInput(
         token_ids=random.integers(0, vocab, int(rows.sum()), np.int32),

@@ -13,13 +13,13 @@ from bench.gpu_models import (
     Sizes,
     decode,
     limits_for,
-    pages_of,
     prompts,
     ragged_lengths,
     random_model,
 )
 from bench.gpu_peers import causal_attention_ms, hbm_rate
 from pytest_benchmark.fixture import BenchmarkFixture
+from unit.model.drive import pages_of
 
 from terrazzo._core import CudaModel
 

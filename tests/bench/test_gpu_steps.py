@@ -20,13 +20,13 @@ from bench.gpu_models import (
     LLAMA_8B,
     decode,
     limits_for,
-    pages_of,
     prompts,
     random_model,
 )
 from bench.gpu_peers import hbm_rate, times_ms
 from bench.torch_step import Compiler, Parts, TorchStep, Weights, graph_of
 from pytest_benchmark.fixture import BenchmarkFixture
+from unit.model.drive import pages_of
 
 from terrazzo._core import CudaModel, StepArrays
 
