@@ -135,7 +135,7 @@ uint32_t CudaMachine::upload(const LoweredStep& step) {
   return next;
 }
 
-void CudaMachine::launch(bool fetch) {
+void CudaMachine::launch(bool fetch, Event* begin) {
   use_device();
   StepSlot& slot = *slots_[slot_];
   if (fetch) {
@@ -152,6 +152,9 @@ void CudaMachine::launch(bool fetch) {
   slot.uploaded.hold(stream_);
   cleared_.hold(stream_);
   slot.begun.record(stream_);
+  if (begin != nullptr) {
+    begin->record(stream_);
+  }
   launch_megakernel(params_of(slot.step()),
                     {.abort_flag = reinterpret_cast<uint32_t*>(abort_flag_.data()),
                      .report = &slot.report(),
@@ -242,8 +245,8 @@ void CudaMachine::read(Buffer buffer, uint64_t offset, void* target, uint64_t by
 void CudaMachine::write(Buffer buffer, uint64_t offset, const void* source, uint64_t bytes) {
   use_device();
   check_cuda(cudaStreamSynchronize(stream_));
-  check_cuda(cudaMemcpy(heap_.data() + layout_.at(buffer) + offset, source, bytes,
-                        cudaMemcpyDefault));
+  check_cuda(
+      cudaMemcpy(heap_.data() + layout_.at(buffer) + offset, source, bytes, cudaMemcpyDefault));
 }
 
 }  // namespace terrazzo::cuda
