@@ -58,6 +58,11 @@ class Product(NamedTuple):
         return self.ours / self.cublas
 
     @property
+    def tile_cols(self) -> int:
+        """Columns of a tile of 128 rows."""
+        return round(self.n * -(-self.rows // 128) / self.tiles)
+
+    @property
     def waves(self) -> int:
         return -(-self.tiles // self.sms)
 
@@ -105,7 +110,7 @@ def gemm(infos: Sequence[Info]) -> tuple[list[str], list[Verdict]]:
             f"{p.ours:.0f}",
             f"{p.cublas:.0f}",
             f"{p.ratio:.2f}",
-            f"{p.tiles} in {p.waves}",
+            f"{p.tiles} of 128 x {p.tile_cols} in {p.waves}",
             f"{p.fill:.2f}",
             f"{p.least_ratio:.2f}",
             f"{100 * p.spread:.0f}%",

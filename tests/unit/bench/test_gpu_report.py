@@ -82,6 +82,7 @@ def test_rates_are_those_of_the_median_launch() -> None:
     assert p.ours == pytest.approx(600)
     assert p.cublas == pytest.approx(800)
     assert p.ratio == pytest.approx(0.75)
+    assert p.tile_cols == 256
     assert (p.waves, p.tiles / (p.sms * p.waves)) == (7, pytest.approx(p.fill))
 
 
