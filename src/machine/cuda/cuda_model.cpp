@@ -123,6 +123,7 @@ void CudaModel::fill_random(uint64_t seed) {
     const std::vector<float> sums(machine.layout().size(buffer) / sizeof(float), kPanelSumSq);
     machine.write(buffer, 0, sums.data(), sums.size() * sizeof(float));
   }
+  check_cuda(cudaDeviceSynchronize());  // the machine's stream does not wait for these copies
   parts.loaded = true;
 }
 
