@@ -1,5 +1,6 @@
 """The compiled core of Terrazzo."""
 
+from collections.abc import Sequence
 import enum
 from typing import Annotated
 
@@ -86,6 +87,11 @@ def weight_bytes(shape: ModelShape, max_position: int) -> int:
 def heap_bytes(shape: ModelShape, limits: StepLimits) -> int:
     """
     Bytes of everything else that one GPU holds: KV pages, activations, counters.
+    """
+
+def instruction_counts(shape: ModelShape, limits: StepLimits, arrays: StepArrays, num_sms: int) -> dict[str, int]:
+    """
+    Instructions of each kind in the first GPU's program of a step, the body's once a layer.
     """
 
 class Lateness(enum.Enum):
@@ -213,6 +219,19 @@ class CudaModel:
 
     @property
     def limits(self) -> StepLimits: ...
+
+    def fill_random(self, seed: int) -> None:
+        """
+        Random weights, tables and KV pages instead of loading; for measurements.
+        """
+
+    def time_step(self, arrays: StepArrays, *, only: Sequence[str] = [], repeats: int = 5, sweep_cache: bool = True) -> list[float]:
+        """
+        Milliseconds on the device of each of `repeats` launches of a step. only: its instructions of these kinds alone, without waits.
+        """
+
+    def time_empty(self, count: int, *, repeats: int = 5) -> list[float]:
+        """The same of a program of `count` instructions that do nothing."""
 
 class Programs:
     """The programs of a step, one a GPU, without a machine."""

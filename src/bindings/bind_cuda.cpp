@@ -3,6 +3,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
+#include "lower/part_of_step.hpp"
 #include "machine/cuda/cuda.hpp"
 #include "machine/cuda/cuda_model.hpp"
 
@@ -20,6 +21,14 @@ using terrazzo::bindings::span_of;
 using terrazzo::bindings::StepArrays;
 using terrazzo::cuda::CudaModel;
 using terrazzo::cuda::DeviceInfo;
+
+std::vector<terrazzo::Opcode> opcodes_named(const std::vector<std::string>& names) {
+  std::vector<terrazzo::Opcode> opcodes;
+  for (const std::string& name : names) {
+    opcodes.push_back(terrazzo::opcode_named(name));
+  }
+  return opcodes;
+}
 
 uint64_t nanoseconds(double seconds) { return static_cast<uint64_t>(seconds * 1e9); }
 
@@ -40,6 +49,32 @@ void bind_device(nb::module_& m) {
       .def_ro("runtime_version", &DeviceInfo::runtime_version, "1000 * major + 10 * minor");
   m.def("cuda_device", &terrazzo::cuda::device_info,
         "The device as it is now; Error where the CUDA machine cannot run.");
+}
+
+void bind_timing(nb::class_<CudaModel>& model) {
+  model
+      .def("fill_random", &CudaModel::fill_random, nb::call_guard<nb::gil_scoped_release>(),
+           nb::arg("seed"),
+           "Random weights, tables and KV pages instead of loading; for measurements.")
+      .def(
+          "time_step",
+          [](CudaModel& self, const StepArrays& arrays, const std::vector<std::string>& only,
+             uint32_t repeats, bool sweep_cache) {
+            const nb::gil_scoped_release release;
+            return self.time_step(arrays.request(), opcodes_named(only), {repeats, sweep_cache});
+          },
+          nb::arg("arrays"), nb::kw_only(), nb::arg("only") = std::vector<std::string>(),
+          nb::arg("repeats") = 5, nb::arg("sweep_cache") = true,
+          "Milliseconds on the device of each of `repeats` launches of a step. only: its "
+          "instructions of these kinds alone, without waits.")
+      .def(
+          "time_empty",
+          [](CudaModel& self, uint32_t count, uint32_t repeats) {
+            const nb::gil_scoped_release release;
+            return self.time_empty(count, {repeats, false});
+          },
+          nb::arg("count"), nb::kw_only(), nb::arg("repeats") = 5,
+          "The same of a program of `count` instructions that do nothing.");
 }
 
 }  // namespace
@@ -134,4 +169,5 @@ void bind_cuda(nb::module_& m) {
       .def_prop_ro("num_sms", &CudaModel::num_sms)
       .def_prop_ro("shape", &CudaModel::shape, nb::rv_policy::reference_internal)
       .def_prop_ro("limits", &CudaModel::limits, nb::rv_policy::reference_internal);
+  bind_timing(model);
 }

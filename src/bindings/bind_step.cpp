@@ -1,6 +1,7 @@
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
 #include "lower/lower.hpp"
+#include "lower/part_of_step.hpp"
 #include "machine/machine_error.hpp"
 #include "machine/packed_model.hpp"
 
@@ -94,4 +95,18 @@ void bind_step(nb::module_& m) {
       },
       nb::arg("shape"), nb::arg("limits"),
       "Bytes of everything else that one GPU holds: KV pages, activations, counters.");
+  m.def(
+      "instruction_counts",
+      [](const ModelShape& shape, const StepLimits& limits, const StepArrays& arrays,
+         uint32_t num_sms) {
+        const auto counts = terrazzo::count_instructions(
+            terrazzo::lower(arrays.request(), shape, limits, {num_sms}), 0);
+        nb::typed<nb::dict, nb::str, nb::int_> out;
+        for (uint32_t i = 0; i < terrazzo::kNumOpcodes; ++i) {
+          out[terrazzo::kOpcodeNames[i]] = counts[i];
+        }
+        return out;
+      },
+      nb::arg("shape"), nb::arg("limits"), nb::arg("arrays"), nb::arg("num_sms"),
+      "Instructions of each kind in the first GPU's program of a step, the body's once a layer.");
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.gpu_info import commit, gpu_info
 
 from terrazzo.bench.machine import device_name
 
@@ -67,6 +68,8 @@ def pytest_terminal_summary(
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
-    """Put the device into every file."""
+    """Put device, driver and commit into every file."""
     del config
     machine_info["device"] = _device()
+    machine_info["commit"] = commit()
+    machine_info["gpu"] = gpu_info()

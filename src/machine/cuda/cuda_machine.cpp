@@ -135,7 +135,7 @@ uint32_t CudaMachine::upload(const LoweredStep& step) {
   return next;
 }
 
-void CudaMachine::launch(bool fetch) {
+void CudaMachine::launch(bool fetch, Event* begin) {
   use_device();
   StepSlot& slot = *slots_[slot_];
   if (fetch) {
@@ -152,6 +152,9 @@ void CudaMachine::launch(bool fetch) {
   slot.uploaded.hold(stream_);
   cleared_.hold(stream_);
   slot.begun.record(stream_);
+  if (begin != nullptr) {
+    begin->record(stream_);
+  }
   launch_megakernel(params_of(slot.step()),
                     {.abort_flag = reinterpret_cast<uint32_t*>(abort_flag_.data()),
                      .report = &slot.report(),

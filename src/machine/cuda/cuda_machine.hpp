@@ -53,8 +53,9 @@ class CudaMachine {
   /// Waits if that slot's last step has not ended.
   uint32_t upload(const LoweredStep& step);
   /// Launches the last uploaded step on the machine's stream; asynchronous. Sampled tokens and
-  /// wanted logits follow it to the host if `fetch`.
-  void launch(bool fetch = false);
+  /// wanted logits follow it to the host if `fetch`. `begin` is recorded right before the kernel,
+  /// behind all that the launch waits for.
+  void launch(bool fetch = false, Event* begin = nullptr);
   /// Waits for the last launch. Throws WatchdogError with the place that
   /// gave up; then later launches are void too, and all of them have ended.
   void wait() {

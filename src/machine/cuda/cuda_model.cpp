@@ -6,12 +6,36 @@
 #include <mutex>
 
 #include "lower/lower.hpp"
+#include "lower/part_of_step.hpp"
 #include "lower/verifier.hpp"
 #include "machine/cuda/cuda.hpp"
 #include "machine/cuda/cuda_machine.hpp"
+#include "machine/cuda/random_fill.hpp"
 
 namespace terrazzo::cuda {
 namespace {
+
+constexpr uint64_t kSweepBytes = 128 << 20;  // an H100's L2 holds 50 MB
+
+/// The machine's random sums of squares: rows of 64-column panels of values even in [-1, 1).
+constexpr float kPanelSumSq = kPanelCols / 3.0F;
+
+/// What instructions read as bf16 values. The others keep what the machine gave them: zeros.
+constexpr Buffer kValueBuffers[] = {Buffer::kX,       Buffer::kX1,     Buffer::kQPrefill,
+                                    Buffer::kQDecode, Buffer::kKvPool, Buffer::kAttention,
+                                    Buffer::kAct,     Buffer::kCompact};
+
+/// One launch between two events.
+struct TimedLaunch {
+  Event begin{cudaEventDefault};
+  Event end{cudaEventDefault};
+
+  float ms() const {
+    float ms = 0;
+    check_cuda(cudaEventElapsedTime(&ms, begin.get(), end.get()));
+    return ms;
+  }
+};
 
 /// What is known of a step in flight.
 struct InFlight {
@@ -42,6 +66,7 @@ struct CudaModel::Parts {
       : machine(shape, limits, machine_options(options)) {}
 
   StepOutputs results(const InFlight& flight) const;
+  std::vector<float> time(const LoweredStep& timed, const TimingOptions& options);
 
   CudaMachine machine;
   LoweredStep step;  // storage for the next one
@@ -78,6 +103,68 @@ void CudaModel::set_tables(const SourceMatrix& embedding, std::span<const bf16> 
   weights.finish();
   const std::lock_guard lock(parts_->mutex);
   parts_->loaded = true;
+}
+
+void CudaModel::fill_random(uint64_t seed) {
+  constexpr float kWeightScale = 0.03F;  // keeps activations of some thousand columns near 1
+  Parts& parts = *parts_;
+  CudaMachine& machine = parts.machine;
+  const std::lock_guard lock(parts.mutex);
+  const DeviceMemory values = random_block(1.0F, seed);
+  machine.weights().fill(random_block(kWeightScale, seed + 1), values);
+  machine.weights().finish();
+  for (const Buffer buffer : kValueBuffers) {
+    const uint64_t bytes = machine.layout().size(buffer);
+    for (uint64_t at = 0; at < bytes; at += values.bytes()) {
+      machine.write(buffer, at, values.data(), std::min<uint64_t>(values.bytes(), bytes - at));
+    }
+  }
+  for (const Buffer buffer : {Buffer::kSumSqX, Buffer::kSumSqX1}) {
+    const std::vector<float> sums(machine.layout().size(buffer) / sizeof(float), kPanelSumSq);
+    machine.write(buffer, 0, sums.data(), sums.size() * sizeof(float));
+  }
+  check_cuda(cudaDeviceSynchronize());  // the machine's stream does not wait for these copies
+  parts.loaded = true;
+}
+
+std::vector<float> CudaModel::Parts::time(const LoweredStep& timed, const TimingOptions& options) {
+  check(loaded, "time_step", "the model has no weights yet: call set_tables or fill_random first");
+  check(in_flight.empty(), "time_step", "steps are in flight: collect them first");
+  num_sampled = 0;  // launches may overwrite what a placeholder stands for
+  const DeviceMemory swept(options.sweep_cache ? kSweepBytes : 0);
+  machine.upload(timed);
+  // All launches are queued at once, so that none waits for the host.
+  std::deque<TimedLaunch> launches(options.repeats + 1);
+  for (TimedLaunch& launch : launches) {
+    if (options.sweep_cache) {
+      check_cuda(cudaMemsetAsync(swept.data(), 0, swept.bytes(), machine.stream()));
+    }
+    machine.launch(/*fetch=*/false, &launch.begin);
+    launch.end.record(machine.stream());
+  }
+  launches.back().end.wait();
+  machine.wait();
+  std::vector<float> times;
+  for (size_t i = 1; i < launches.size(); ++i) {
+    times.push_back(launches[i].ms());
+  }
+  return times;
+}
+
+std::vector<float> CudaModel::time_step(const StepRequest& request, std::span<const Opcode> only,
+                                        const TimingOptions& options) {
+  const std::lock_guard lock(parts_->mutex);
+  check_placeholders(request, 0);
+  lower_into(parts_->step, request, shape_, limits_, {parts_->machine.num_sms()});
+  if (!only.empty()) {
+    keep_only(parts_->step, only);
+  }
+  return parts_->time(parts_->step, options);
+}
+
+std::vector<float> CudaModel::time_empty(uint32_t count, const TimingOptions& options) {
+  const std::lock_guard lock(parts_->mutex);
+  return parts_->time(empty_step(count, shape_), options);
 }
 
 uint64_t CudaModel::submit(const StepRequest& request) {

@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "lower/step_request.hpp"
 #include "machine/packed_model.hpp"
 #include "machine/step_outputs.hpp"
+#include "terrazzo/core/isa.hpp"
 #include "terrazzo/core/trace_event.hpp"
 
 namespace terrazzo::cuda {
@@ -20,6 +22,12 @@ struct CudaModelOptions {
   uint64_t watchdog_ns = 10'000'000'000;
   uint64_t stream = 0;        // handle of the stream that runs the steps; 0: one of its own
   uint32_t trace_events = 0;  // most events kept of a step; 0: no trace
+};
+
+/// How a step's launches are timed.
+struct TimingOptions {
+  uint32_t repeats = 5;     // after one that does not count
+  bool sweep_cache = true;  // other bytes go through the L2 before each launch
 };
 
 /// One GPU. Steps run in order of submission. One thread may submit while another collects.
@@ -46,6 +54,10 @@ class CudaModel {
   void set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
                   std::span<const float> rope);
 
+  /// Ends the loading in its own way: random weights, tables and KV pages, made on the device. For
+  /// measurements: padding is random too.
+  void fill_random(uint64_t seed);
+
   /// Prepares and queues a step and gives its number. Throws `Error` if it is refused or
   /// kMaxInFlight steps wait to be collected; then nothing is queued.
   uint64_t submit(const StepRequest& request);
@@ -53,6 +65,14 @@ class CudaModel {
   /// Waits for step `number`, the oldest one not collected. Throws MachineError if the launch
   /// failed: then all steps in flight are void, and the model can be used again.
   StepOutputs collect(uint64_t number);
+
+  /// Launches a step again and again: ms on the device of each launch. With `only`, the program is
+  /// reduced to instructions of these kinds, without waits (lower/part_of_step.hpp). Nothing may be
+  /// in flight.
+  std::vector<float> time_step(const StepRequest& request, std::span<const Opcode> only,
+                               const TimingOptions& options);
+  /// The same of a program of `count` instructions that do nothing.
+  std::vector<float> time_empty(uint32_t count, const TimingOptions& options);
 
   /// Time on the device of the step collected last, in ms.
   float elapsed_ms() const;

@@ -36,6 +36,12 @@ void CudaModel::pack_rows(const RowMove&, const SourceMatrix&) { absent(); }
 void CudaModel::set_tables(const SourceMatrix&, std::span<const bf16>, std::span<const float>) {
   absent();
 }
+void CudaModel::fill_random(uint64_t) { absent(); }
+std::vector<float> CudaModel::time_step(const StepRequest&, std::span<const Opcode>,
+                                        const TimingOptions&) {
+  absent();
+}
+std::vector<float> CudaModel::time_empty(uint32_t, const TimingOptions&) { absent(); }
 uint64_t CudaModel::submit(const StepRequest&) { absent(); }
 StepOutputs CudaModel::collect(uint64_t) { absent(); }
 float CudaModel::elapsed_ms() const { absent(); }

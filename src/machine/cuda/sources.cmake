@@ -12,6 +12,7 @@ set(TERRAZZO_CUDA_SOURCES
   cuda_machine.cpp
   cuda_model.cpp
   device_info.cpp
+  random_fill.cpp
   step_slot.cpp
   weight_store.cpp
 )

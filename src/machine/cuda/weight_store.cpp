@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "machine/cuda/pack_kernel.hpp"
+#include "machine/cuda/random_fill.hpp"
 #include "machine/row_blocks.hpp"
 
 namespace terrazzo::cuda {
@@ -125,6 +126,16 @@ void WeightStore::load_packed(const PackedModel& model, const SharedTables& tabl
   copy(embedding_, tables.embedding.data(), tables.embedding.size() * sizeof(bf16));
   copy(final_norm_, tables.final_norm.data(), tables.final_norm.size() * sizeof(bf16));
   copy(rope_, tables.rope.data(), tables.rope.size() * sizeof(float));
+}
+
+void WeightStore::fill(const DeviceMemory& weights, const DeviceMemory& values) {
+  check_cuda(cudaSetDevice(device_));
+  for (const DeviceMemory& matrix : matrices_) {
+    copy_over(matrix.data(), matrix.bytes(), weights);
+  }
+  for (const DeviceMemory* table : {&embedding_, &final_norm_, &rope_}) {
+    copy_over(table->data(), table->bytes(), values);
+  }
 }
 
 void WeightStore::finish() {

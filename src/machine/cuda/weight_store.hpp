@@ -31,6 +31,10 @@ class WeightStore {
   /// A model that was packed on the host.
   void load_packed(const PackedModel& model, const SharedTables& tables);
 
+  /// Copies of the blocks over everything: `weights` over the matrices, `values` over the tables.
+  /// What they say means nothing, padding included; for measurements.
+  void fill(const DeviceMemory& weights, const DeviceMemory& values);
+
   /// Waits until everything has landed and gives the buffers back.
   void finish();
 

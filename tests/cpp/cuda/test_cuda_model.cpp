@@ -205,6 +205,59 @@ TERRAZZO_TEST(sms_and_shapes_that_the_device_has_not) {
   CHECK_THROWS(CudaModel(shape, kLimits, {}).submit(prompt(3).request()), "no tables yet");
 }
 
+/// A prompt timed whole, in part and not at all; the steps around it are as ever.
+TERRAZZO_TEST(timing_runs_steps_and_leaves_the_model_usable) {
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    testing::seed_fake_runtime(seed);
+    Pair pair(seed);
+    const StepArrays arrays = prompt(100);
+    const StepOutputs expected = pair.host.step(arrays.request());
+    const Opcode attention = Opcode::kAttendPrefill;
+    CHECK_EQ(pair.gpu.time_step(arrays.request(), {}, {.repeats = 3}).size(), 3u);
+    CHECK_EQ(pair.gpu.time_step(arrays.request(), {&attention, 1}, {.repeats = 2}).size(), 2u);
+    CHECK_EQ(pair.gpu.time_empty(50, {.repeats = 2, .sweep_cache = false}).size(), 2u);
+    StepArrays next = prompt(1);
+    next.token_ids[0] = -1;
+    CHECK_THROWS(pair.gpu.submit(next.request()), "but it sampled 0 rows");
+    const uint64_t number = pair.gpu.submit(arrays.request());
+    CHECK_THROWS(pair.gpu.time_step(arrays.request(), {}, {}), "steps are in flight");
+    CHECK(equal(pair.gpu.collect(number), expected));
+    testing::fail_next_launch();
+    CHECK_THROWS(pair.gpu.time_step(arrays.request(), {}, {}), "[watchdog]");
+    CHECK(equal(pair.gpu.collect(pair.gpu.submit(arrays.request())), expected));
+  }
+}
+
+/// Launches of a part must be those of its kind: the trace tells.
+TERRAZZO_TEST(a_part_of_a_step_is_what_was_asked_for) {
+  Random random(7);
+  const ModelShape shape = testing::tiny_shape(random, 1);
+  CudaModel gpu(shape, kLimits, {.trace_events = 100'000});
+  CHECK_THROWS(gpu.time_empty(1, {}), "no weights yet");
+  gpu.fill_random(3);
+  const Opcode kind = Opcode::kGateUpSilu;
+  gpu.time_step(prompt(100).request(), {&kind, 1}, {.repeats = 1});
+  const std::vector<TraceEvent> events = gpu.events();
+  CHECK(std::any_of(events.begin(), events.end(),
+                    [](const TraceEvent& e) { return e.opcode == Opcode::kGateUpSilu; }));
+  CHECK(std::all_of(events.begin(), events.end(), [](const TraceEvent& e) {
+    return e.opcode == Opcode::kGateUpSilu || e.opcode == Opcode::kStepEnd;
+  }));
+}
+
+TERRAZZO_TEST(random_models_give_finite_results) {
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    Random random(seed);
+    const ModelShape shape = testing::tiny_shape(random, 1);
+    CudaModel gpu(shape, kLimits, {});
+    gpu.fill_random(seed);
+    const StepOutputs outputs = gpu.collect(gpu.submit(prompt(100).request()));
+    CHECK(std::isfinite(outputs.logprobs[0]));
+    CHECK(*std::max_element(outputs.logits.begin(), outputs.logits.end()) >
+          *std::min_element(outputs.logits.begin(), outputs.logits.end()));
+  }
+}
+
 TERRAZZO_TEST(events_are_those_of_the_last_step) {
   Random random(7);
   const ModelShape shape = testing::tiny_shape(random, 1);
