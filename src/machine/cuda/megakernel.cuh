@@ -41,6 +41,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     } else if (warp == 1) {
       auto role = role_of(RoleKind::kLoader);
       run_loader<Machine, LlamaInstructions>(role, params);
+      role.drain();
     } else {
       const uint32_t index = warp - 2;
       auto role = role_of(index == 0 ? RoleKind::kStorer0 : RoleKind::kStorer1);

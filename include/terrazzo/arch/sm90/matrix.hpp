@@ -29,4 +29,15 @@ __device__ __forceinline__ void load_matrices(uint32_t (&values)[4], uint32_t ad
                : "memory");
 }
 
+/// d[16, 8] += a[16, 16] * b[8, 16]^T by a warp: bf16 operands, fp32 accumulators. The same bits as
+/// wgmma, and a quarter of its latency (docs/performance/log.md). PTX: mma.sync
+__device__ __forceinline__ void multiply_matrices(float* d, const uint32_t (&a)[4], uint32_t b_low,
+                                                  uint32_t b_high) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_low), "r"(b_high));
+}
+
 }  // namespace terrazzo::sm90

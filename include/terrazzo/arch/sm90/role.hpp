@@ -189,6 +189,17 @@ class Role {
     }
   }
 
+  /// Before the block ends: copies that were on their way when the launch was given up must not land
+  /// in the shared memory of the next block.
+  __device__ __forceinline__ void drain() const {
+    constexpr uint64_t kDrainNs = 1'000'000;  // far longer than any copy takes
+    if (aborted_) {
+      const uint64_t begin = globaltimer_ns();
+      while (globaltimer_ns() - begin < kDrainNs) {
+      }
+    }
+  }
+
   // --- trace ---
 
   __device__ __forceinline__ uint64_t waited_ns() const { return 0; }

@@ -7,18 +7,6 @@
 
 namespace terrazzo::sm90 {
 
-/// What a lane addresses when its warp moves four 8x8 matrices of a panel: 16 rows, two 16-byte
-/// chunks.
-struct MatrixPlace {
-  uint32_t row;
-  uint32_t chunk;  // 0 or 1
-};
-
-__device__ __forceinline__ MatrixPlace matrix_place() {
-  const uint32_t thread = thread_place().thread;
-  return {thread / kWarpThreads * 16 + thread % 16, thread / 16 % 2};
-}
-
 /// panel[r] += bf16 row first_row + r of a swizzled tile in a slot.
 template <class AnyPanel>
 __device__ __forceinline__ void add_tile(AnyPanel& panel, const Slot& slot, uint32_t first_row,

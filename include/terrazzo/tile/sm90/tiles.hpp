@@ -53,6 +53,18 @@ __device__ __forceinline__ ThreadPlace thread_place() {
   return {thread, thread / 32 * 16 + lane / 4, lane % 4 * 2};
 }
 
+/// What a lane addresses when its warp moves four 8x8 matrices of a panel: 16 rows, two 16-byte
+/// chunks.
+struct MatrixPlace {
+  uint32_t row;
+  uint32_t chunk;  // 0 or 1
+};
+
+__device__ __forceinline__ MatrixPlace matrix_place() {
+  const uint32_t thread = thread_place().thread;
+  return {thread / 32 * 16 + thread % 16, thread / 16 % 2};
+}
+
 /// Calls f(value, row, column) for every element of a panel; [64 rows, 64 columns].
 template <class F>
 __device__ __forceinline__ void for_each_element(Panel& panel, F f) {
