@@ -163,8 +163,8 @@ class Walk {
               static_cast<uint64_t>(-(token + 1)) * sizeof(SampledToken), sizeof(SampledToken));
       }
     }
-    residual(gpu_, Buffer::kX, Buffer::kSumSqX, kWrite, args.row_block, args.rows,
-             args.first_panel, args.panels);
+    residual(gpu_, Buffer::kX, Buffer::kSumSqX, kWrite, args.row_block, args.rows, args.first_panel,
+             args.panels);
   }
 
   void qkv_rope_append(const GemmArgs& args) {
@@ -327,8 +327,8 @@ class Walk {
         }
       }
     }
-    tiles(gpu_, Buffer::kCompact, kWrite,
-          uint64_t{args.compact_block} * hidden + args.first_panel, args.panels, 0, args.rows);
+    tiles(gpu_, Buffer::kCompact, kWrite, uint64_t{args.compact_block} * hidden + args.first_panel,
+          args.panels, 0, args.rows);
   }
 
   void lm_head(const GemmArgs& args) {

@@ -30,7 +30,8 @@ inline uint32_t choose_tile_panels(uint32_t panels, uint32_t blocks, uint32_t le
   for (uint32_t tile = kPanelsPerColTile; tile >= least; tile /= 2) {
     const uint64_t tiles = uint64_t{ceil_div(panels, tile)} * blocks;
     const uint64_t busy = std::min<uint64_t>(tiles, num_sms);
-    const uint64_t time = ceil_div<uint64_t>(tiles, num_sms) * (small ? tile : k_tile_ns(tile, busy));
+    const uint64_t time =
+        ceil_div<uint64_t>(tiles, num_sms) * (small ? tile : k_tile_ns(tile, busy));
     if (time < best_time) {
       best = tile;
       best_time = time;

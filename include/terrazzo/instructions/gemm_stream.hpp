@@ -92,24 +92,23 @@ TERRAZZO_GROUP_FN void load_plain(Loader<M>& loader, const GemmStream& stream,
   const uint32_t token_bytes = stream.rows * kRowBytes;
   const uint32_t first_bytes = stream.first_panels() * kHalfPanelBytes;
   const uint32_t second_bytes = stream.panels * kHalfPanelBytes - first_bytes;
-  loader.by_one_lane(
-      GemmStream::plain_slots_per_k(stream.panels) * stream.k_panels,
-      [&](auto& slots) TERRAZZO_LAMBDA {
-        if (second_bytes == 0) {
-          for (uint32_t k = 0; k < stream.k_panels; ++k) {
-            slots.fill({tokens, weights}, {token_bytes, first_bytes});
-            tokens += kPanelBytes;
-            weights += weight_stride;
-          }
-          return;
-        }
-        for (uint32_t k = 0; k < stream.k_panels; ++k) {
-          slots.fill({tokens, weights, weights + first_bytes},
-                     {token_bytes, first_bytes, second_bytes});
-          tokens += kPanelBytes;
-          weights += weight_stride;
-        }
-      });
+  loader.by_one_lane(GemmStream::plain_slots_per_k(stream.panels) * stream.k_panels,
+                     [&](auto& slots) TERRAZZO_LAMBDA {
+                       if (second_bytes == 0) {
+                         for (uint32_t k = 0; k < stream.k_panels; ++k) {
+                           slots.fill({tokens, weights}, {token_bytes, first_bytes});
+                           tokens += kPanelBytes;
+                           weights += weight_stride;
+                         }
+                         return;
+                       }
+                       for (uint32_t k = 0; k < stream.k_panels; ++k) {
+                         slots.fill({tokens, weights, weights + first_bytes},
+                                    {token_bytes, first_bytes, second_bytes});
+                         tokens += kPanelBytes;
+                         weights += weight_stride;
+                       }
+                     });
 }
 
 template <class M>
@@ -299,9 +298,9 @@ TERRAZZO_GROUP_FN void multiply_small_panels(typename M::SmallAccumulator& acc,
   }
 }
 
-/// Runs the main loop in the form the instruction asks for, then `epilogue(acc, span)`; neither in a
-/// consumer without rows. `beside_last` is called once before the epilogue; where it can, while the
-/// last products run.
+/// Runs the main loop in the form the instruction asks for, then `epilogue(acc, span)`; neither in
+/// a consumer without rows. `beside_last` is called once before the epilogue; where it can, while
+/// the last products run.
 template <class M, class Epilogue, class BesideLast>
 TERRAZZO_GROUP_FN void consume_gemm(Consumer<M>& consumer, Epilogue epilogue,
                                     BesideLast beside_last) {

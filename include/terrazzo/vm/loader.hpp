@@ -48,8 +48,8 @@ class SlotStream {
     }
   }
 
-  /// The same with `kPieces` pieces of `piece_bytes` a slot, one after the other, the k-th of all from
-  /// `first + k * stride`.
+  /// The same with `kPieces` pieces of `piece_bytes` a slot, one after the other, the k-th of all
+  /// from `first + k * stride`.
   template <uint32_t kCount, uint32_t kPieces>
   TERRAZZO_GROUP_FN void fill_strided(const std::byte* first, uint64_t stride,
                                       uint32_t piece_bytes) {

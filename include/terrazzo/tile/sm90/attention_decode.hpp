@@ -198,13 +198,12 @@ __device__ __forceinline__ void output_async(DecodeAttention<kPanels, kGroups>& 
   wgmma_fence();
 #pragma unroll
   for (uint32_t step = 0; step < kPageTokens / kStepRows; ++step) {
-    const uint64_t b =
-        advance_descriptor(k_major_descriptor(probabilities), step * kStepBytes);
+    const uint64_t b = advance_descriptor(k_major_descriptor(probabilities), step * kStepBytes);
 #pragma unroll
     for (uint32_t panel = 0; panel < kPanels; ++panel) {
-      const uint64_t a = advance_descriptor(
-          tile_descriptor(values.address(), kHalfPanelBytes, kSwizzleAtomBytes),
-          panel * kHalfPanelBytes + step * kStepRows * kRowBytes);
+      const uint64_t a =
+          advance_descriptor(tile_descriptor(values.address(), kHalfPanelBytes, kSwizzleAtomBytes),
+                             panel * kHalfPanelBytes + step * kStepRows * kRowBytes);
       wgmma_async<true, false>(tile.out[panel], a, b, 1);
     }
     wgmma_async<false>(tile.sum, ones, b, 1);
