@@ -189,8 +189,8 @@ class Role {
     }
   }
 
-  /// Before the block ends: copies that were on their way when the launch was given up must not land
-  /// in the shared memory of the next block.
+  /// Before the block ends: copies that were on their way when the launch was given up must not
+  /// land in the shared memory of the next block.
   __device__ __forceinline__ void drain() const {
     constexpr uint64_t kDrainNs = 1'000'000;  // far longer than any copy takes
     if (aborted_) {

@@ -47,8 +47,8 @@ __device__ __forceinline__ void mma_async(Accumulator& acc, const Slot& a, uint3
 }
 
 /// Few tokens: [kPanels * 64 weight rows, kCount k tiles] * tokens^T. The k tiles of the tokens are
-/// `token_stride` apart. Weights: one panel, its k tiles in `w0`; two panels, a k tile a slot; four,
-/// two panels a slot. Panels past the tile's multiply stale bytes and are never read.
+/// `token_stride` apart. Weights: one panel, its k tiles in `w0`; two panels, a k tile a slot;
+/// four, two panels a slot. Panels past the tile's multiply stale bytes and are never read.
 ///
 /// By mma.sync: a long K is one chain of dependent products, and those of wgmma take four times as
 /// long each. Done at return.
@@ -77,8 +77,10 @@ __device__ __forceinline__ void mma_small_async(SmallAccumulator& acc, const Slo
     for (uint32_t p = 0; p < kPanels; ++p) {
       constexpr bool kSplitPanels = kPanels > 2;
       const bool in_second = kSplitPanels ? p >= 2 : kPanels == 2 && k == 1;
-      const uint32_t tile = (in_second ? w1.data : w0.data) +
-                            (kSplitPanels ? p % 2 : kPanels == 2 ? p : k) * kHalfPanelBytes;
+      const uint32_t tile = (in_second ? w1.data : w0.data) + (kSplitPanels   ? p % 2
+                                                               : kPanels == 2 ? p
+                                                                              : k) *
+                                                                  kHalfPanelBytes;
 #pragma unroll
       for (uint32_t step = 0; step < kStepsPerPanel; ++step) {
         uint32_t rows[4];

@@ -113,8 +113,8 @@ __device__ __forceinline__ float join_chains(float chain) {
   return chain + __shfl_xor_sync(~0u, chain, 2);
 }
 
-/// Rounds the panel into the stage, rows where they are; the sum of squares of each rounded row goes
-/// into the stage's vector.
+/// Rounds the panel into the stage, rows where they are; the sum of squares of each rounded row
+/// goes into the stage's vector.
 __device__ __forceinline__ void store_panel_with_sums(Stage& stage, const Panel& panel,
                                                       uint32_t rows) {
   store_panel(stage, panel, rows, [](uint32_t row) TERRAZZO_LAMBDA { return row; });
