@@ -45,10 +45,13 @@ TERRAZZO_GROUP_FN void run_controller(typename M::Role& role, const StepParams& 
     }
     role.wait(shared.instruction_empty[cursor.index], cursor.phase ^ 1u, WaitKind::kInstructionFree,
               cursor.index);
+    if (role.is_over()) {
+      role.report_given_up();
+      return;  // the place may still be in use
+    }
     M::write_instruction(role, shared.instructions[cursor.index], place, position, end);
     role.arrive(shared.instruction_full[cursor.index], WaitKind::kInstruction, cursor.index);
     cursor.advance();
-    role.report_given_up();
     if (!end) {
       role.wait(shared.claim, claim_phase, WaitKind::kClaim, 0);
       claim_phase ^= 1u;
@@ -65,6 +68,10 @@ TERRAZZO_GROUP_FN void for_each_instruction(typename M::Role& role, const StepPa
   while (true) {
     role.wait(shared.instruction_full[cursor.index], cursor.phase, WaitKind::kInstruction,
               cursor.index);
+    if (role.is_over()) {
+      role.report_given_up();
+      return;  // what lies in the ring is not an instruction that all roles have
+    }
     const auto& slot = shared.instructions[cursor.index];
     if (slot.end) {
       return;

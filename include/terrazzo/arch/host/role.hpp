@@ -68,6 +68,7 @@ class Role {
   // A wait that is given up here is an exception.
   static constexpr bool aborted() { return false; }
   void set_aborted(bool) {}
+  static constexpr bool is_over() { return false; }
   void report_given_up() {}
 
   // --- trace ---

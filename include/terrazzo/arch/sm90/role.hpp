@@ -179,6 +179,19 @@ class Role {
 
   __device__ __forceinline__ void set_aborted(bool aborted) { aborted_ = aborted; }
 
+  /// Between instructions: whether the launch is over for this role. All threads of a role answer
+  /// alike, so that none of them runs products, or waits at a barrier, without the others.
+  __device__ __forceinline__ bool is_over() {
+    if (kind_ == RoleKind::kConsumer0 || kind_ == RoleKind::kConsumer1) {
+      constexpr uint32_t kThreads = kWarpsPerConsumer * kWarpThreads;
+      const uint32_t barrier = kind_ == RoleKind::kConsumer0 ? 1 : 2;  // see consumer_barrier
+      aborted_ = named_barrier_any(barrier, kThreads, aborted_);
+    } else {
+      converge();  // lanes look at barriers one by one
+    }
+    return aborted_;
+  }
+
   /// Between instructions: tells all roles, and the host, of a wait that this role gave up.
   __device__ __forceinline__ void report_given_up() {
     if (aborted_) {
