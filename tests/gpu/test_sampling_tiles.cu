@@ -307,11 +307,12 @@ bool test_gather(Random& random) {
     const auto bytes = out.read();
     std::vector<bf16> seen(wanted.size());
     std::memcpy(seen.data(), bytes.data(), kStageBytes);
-    // The factor is approximate to 2^-21, so a bf16 rounding may fall the other way: 2^-8.
+    // The factor is approximate to 2^-21, so a bf16 rounding may fall the other way: one unit in the
+    // last place, at most 2^-7 of the value.
     bool good = true;
     for (uint32_t i = 0; i < test.rows * kPanelCols; ++i) {
       const float value = to_float(wanted[i]);
-      good &= std::fabs(to_float(seen[i]) - value) <= 0x1p-8F * std::fabs(value);
+      good &= std::fabs(to_float(seen[i]) - value) <= 0x1p-7F * std::fabs(value);
     }
     report.check(good, "lines " + std::to_string(test.lines) + ", rows " +
                            std::to_string(test.rows) + " of " + std::to_string(test.slot_rows));
