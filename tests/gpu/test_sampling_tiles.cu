@@ -307,8 +307,8 @@ bool test_gather(Random& random) {
     const auto bytes = out.read();
     std::vector<bf16> seen(wanted.size());
     std::memcpy(seen.data(), bytes.data(), kStageBytes);
-    // The factor is approximate to 2^-21, so a bf16 rounding may fall the other way: one unit in the
-    // last place, at most 2^-7 of the value.
+    // The factor is approximate to 2^-21, so a bf16 rounding may fall the other way: one unit in
+    // the last place, at most 2^-7 of the value.
     bool good = true;
     for (uint32_t i = 0; i < test.rows * kPanelCols; ++i) {
       const float value = to_float(wanted[i]);
