@@ -12,7 +12,7 @@ namespace terrazzo {
 // Row blocks that share a weight tile while it is in L2.
 inline constexpr uint32_t kWaveBlocks = 16;
 
-/// Nanoseconds of a k tile of a tile of 128 rows when `sms` SMs work, measured on an H100
+/// Nanoseconds of a k tile of a tile of 128 rows when `sms` SMs work, from runs on an H100
 /// (docs/performance/log.md): the tensor cores' and the ring's, or what L2 needs to feed so many.
 constexpr uint64_t k_tile_ns(uint32_t panels, uint64_t sms) {
   constexpr uint64_t kL2BytesPerNs = 8000;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lower/lower.hpp"
+#include "lower/part_of_step.hpp"
 #include "machine/cuda/cuda_machine.hpp"
 #include "require_gpu.hpp"
 
@@ -73,19 +74,9 @@ struct Prompts {
   }
 };
 
-LoweredStep only(const LoweredStep& step, Opcode opcode) {
-  LoweredStep out = step;
-  for (auto& segment : out.gpus[0].segments) {
-    std::erase_if(segment, [&](const Instruction& i) {
-      return i.opcode != opcode && i.opcode != Opcode::kStepEnd;
-    });
-    for (Instruction& instruction : segment) {
-      for (Wait& wait : instruction.waits) {
-        wait.count = 0;
-      }
-    }
-  }
-  return out;
+LoweredStep only(LoweredStep step, Opcode opcode) {
+  keep_only(step, {&opcode, 1});
+  return step;
 }
 
 double median_ms(cuda::CudaMachine& machine) {

@@ -13,14 +13,15 @@
 #include <vector>
 
 #include "lower/lower.hpp"
+#include "lower/part_of_step.hpp"
 #include "machine/cuda/cuda_machine.hpp"
+#include "machine/cuda/random_fill.hpp"
 #include "require_gpu.hpp"
 
 namespace terrazzo {
 namespace {
 
 constexpr int kRepeats = 9;
-constexpr uint64_t kBlockBytes = 64 << 20;  // of random numbers, copied all over
 
 struct StepKind {
   bool prefill;
@@ -80,19 +81,9 @@ struct StepArrays {
   }
 };
 
-LoweredStep only(const LoweredStep& step, Opcode opcode) {
-  LoweredStep out = step;
-  for (auto& segment : out.gpus[0].segments) {
-    std::erase_if(segment, [&](const Instruction& i) {
-      return i.opcode != opcode && i.opcode != Opcode::kStepEnd;
-    });
-    for (Instruction& instruction : segment) {
-      for (Wait& wait : instruction.waits) {
-        wait.count = 0;
-      }
-    }
-  }
-  return out;
+LoweredStep only(LoweredStep step, Opcode opcode) {
+  keep_only(step, {&opcode, 1});
+  return step;
 }
 
 double median_ms(cuda::CudaMachine& machine) {
@@ -112,24 +103,6 @@ double median_ms(cuda::CudaMachine& machine) {
   }
   std::nth_element(times.begin(), times.begin() + kRepeats / 2, times.end());
   return times[kRepeats / 2];
-}
-
-void fill(std::byte* target, uint64_t bytes, const cuda::DeviceMemory& block) {
-  for (uint64_t at = 0; at < bytes; at += kBlockBytes) {
-    cuda::check_cuda(cudaMemcpy(target + at, block.data(), std::min(kBlockBytes, bytes - at),
-                                cudaMemcpyDeviceToDevice));
-  }
-}
-
-/// Random bf16 of about the given size.
-cuda::DeviceMemory random_block(float scale, std::mt19937_64& random) {
-  std::vector<bf16> values(kBlockBytes / sizeof(bf16));
-  for (bf16& value : values) {
-    value = to_bf16(static_cast<float>(static_cast<int32_t>(random())) * 0x1p-31F * scale);
-  }
-  cuda::DeviceMemory block(kBlockBytes);
-  cuda::check_cuda(cudaMemcpy(block.data(), values.data(), kBlockBytes, cudaMemcpyHostToDevice));
-  return block;
 }
 
 /// Device to device, of more bytes than the L2 holds: bytes read and written a second.
@@ -221,26 +194,13 @@ void run(const std::vector<StepKind>& kinds, uint32_t layers, const std::string&
   cuda::CudaMachine machine(llama_8b(layers), limits,
                             {.trace_events = trace.empty() ? 0 : kTraceEvents});
   {
-    const auto weights = random_block(0.03F, random);
-    const auto values = random_block(1.0F, random);
-    const ModelView view = machine.weights().view();
-    for (uint32_t i = 0; i < kNumMatrices; ++i) {
-      const WeightView& matrix = view.matrices[i];
-      const bool once = i == static_cast<uint32_t>(Matrix::kLmHead);
-      fill(const_cast<std::byte*>(matrix.data), matrix.layer_stride_bytes * (once ? 1 : layers),
-           weights);
-    }
-    const ModelShape& shape = machine.shape();
-    fill(reinterpret_cast<std::byte*>(const_cast<bf16*>(view.embedding)),
-         2ull * shape.vocab * shape.hidden, values);
-    fill(reinterpret_cast<std::byte*>(const_cast<bf16*>(view.final_norm)), 2ull * shape.hidden,
-         values);
-    fill(reinterpret_cast<std::byte*>(const_cast<float*>(view.rope)),
-         4ull * limits.max_position * shape.head_dim, values);
+    const auto weights = cuda::random_block(0.03F, 1);
+    const auto values = cuda::random_block(1.0F, 2);
+    machine.weights().fill(weights, values);
     const uint64_t heap_bytes = machine.layout().at(Buffer::kCounters);
-    for (uint64_t at = 0; at < heap_bytes; at += kBlockBytes) {
+    for (uint64_t at = 0; at < heap_bytes; at += values.bytes()) {
       machine.write(static_cast<Buffer>(0), at, values.data(),
-                    std::min(kBlockBytes, heap_bytes - at));
+                    std::min<uint64_t>(values.bytes(), heap_bytes - at));
     }
   }
   const ModelView view = machine.weights().view();

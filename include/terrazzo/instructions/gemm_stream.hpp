@@ -253,8 +253,8 @@ TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consume
       last[i] = weights[i];
     }
     consumer.use_run(weights);
-    mma_small_async<kPanels, kTokens, kTurn>(acc, tokens, token_offset, token_stride, weights[0],
-                                             weights[kSlots - 1], span.count, stream.panels);
+    mma_small<kPanels, kTokens, kTurn>(acc, tokens, token_offset, token_stride, weights[0],
+                                       weights[kSlots - 1], span.count, stream.panels);
     if (k != 0) {
       mma_wait<1>(acc);
       consumer.release_run(last);
@@ -278,8 +278,8 @@ TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consume
       token_offset = span.begin * kRowBytes;
     }
     const auto slot = consumer.use();
-    mma_small_async<kPanels, kTokens, 1>(acc, tokens, token_offset, token_stride, slot, slot,
-                                         span.count, stream.panels);
+    mma_small<kPanels, kTokens, 1>(acc, tokens, token_offset, token_stride, slot, slot, span.count,
+                                   stream.panels);
     mma_wait<0>(acc);
     consumer.release(slot);
   }

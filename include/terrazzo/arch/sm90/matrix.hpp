@@ -30,7 +30,7 @@ __device__ __forceinline__ void load_matrices(uint32_t (&values)[4], uint32_t ad
 }
 
 /// d[16, 8] += a[16, 16] * b[8, 16]^T by a warp: bf16 operands, fp32 accumulators. The same bits as
-/// wgmma, and a quarter of its latency (docs/performance/log.md). PTX: mma.sync
+/// wgmma (docs/performance/probes.md). PTX: mma.sync
 __device__ __forceinline__ void multiply_matrices(float* d, const uint32_t (&a)[4], uint32_t b_low,
                                                   uint32_t b_high) {
   asm volatile(

@@ -31,12 +31,6 @@ __device__ __forceinline__ void add_values(RowVector& vector, uint32_t rows, uin
   }
 }
 
-/// Two neighbouring bf16 in a word, the lower column in the lower half.
-__device__ __forceinline__ float low_half(uint32_t pair) { return __uint_as_float(pair << 16); }
-__device__ __forceinline__ float high_half(uint32_t pair) {
-  return __uint_as_float(pair & 0xffff0000u);
-}
-
 /// Rows from `first_row` of a slot of 128-byte bf16 rows, each swizzled for row `source_row(r)` of
 /// the tile it comes from. Other rows are zeros.
 template <class SourceRow>
@@ -54,8 +48,8 @@ __device__ __forceinline__ void load_gathered_rows(Panel& out, const Slot& slot,
     for (uint32_t chunk = 0; chunk < kPanelCols / kChunkElems; ++chunk) {
       const uint32_t pair =
           exists ? load_shared<uint32_t>(base + (chunk ^ swizzle) * kChunkBytes) : 0;
-      out.values[chunk * 4 + half * 2] = low_half(pair);
-      out.values[chunk * 4 + half * 2 + 1] = high_half(pair);
+      out.values[chunk * 4 + half * 2] = low_bf16(pair);
+      out.values[chunk * 4 + half * 2 + 1] = high_bf16(pair);
     }
   }
 }
@@ -73,7 +67,7 @@ __device__ __forceinline__ void scale_panel(Panel& panel, const RowVector& facto
 #pragma unroll
     for (uint32_t i = 0; i < 4; ++i) {
       float& value = panel.values[chunk * 4 + i];
-      value = value * (i < 2 ? low : high) * (i % 2 == 0 ? low_half(pair) : high_half(pair));
+      value = value * (i < 2 ? low : high) * (i % 2 == 0 ? low_bf16(pair) : high_bf16(pair));
     }
   }
 }

@@ -50,13 +50,12 @@ __device__ __forceinline__ void mma_async(Accumulator& acc, const Slot& a, uint3
 /// `token_stride` apart. Weights: one panel, its k tiles in `w0`; two panels, a k tile a slot;
 /// four, two panels a slot. Panels past the tile's multiply stale bytes and are never read.
 ///
-/// By mma.sync: a long K is one chain of dependent products, and those of wgmma take four times as
-/// long each. Done at return.
+/// By mma.sync, with the bits of wgmma: K is one chain of dependent products, and these need no
+/// fences between them. Done at return.
 template <uint32_t kPanels, uint32_t kTokens, uint32_t kCount>
-__device__ __forceinline__ void mma_small_async(SmallAccumulator& acc, const Slot& tokens,
-                                                uint32_t token_offset, uint32_t token_stride,
-                                                const Slot& w0, const Slot& w1, uint32_t,
-                                                uint32_t) {
+__device__ __forceinline__ void mma_small(SmallAccumulator& acc, const Slot& tokens,
+                                          uint32_t token_offset, uint32_t token_stride,
+                                          const Slot& w0, const Slot& w1, uint32_t, uint32_t) {
   constexpr uint32_t kGroups = kTokens / 8;
   constexpr uint32_t kStepPairs = kStepsPerPanel / 2;
   const MatrixPlace place = matrix_place();

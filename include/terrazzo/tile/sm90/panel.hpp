@@ -24,10 +24,6 @@ __device__ __forceinline__ uint32_t load_shared_word(uint32_t address) {
   return *static_cast<const uint32_t*>(__cvta_shared_to_generic(address));
 }
 
-__device__ __forceinline__ void store_shared_word(uint32_t address, uint32_t value) {
-  *static_cast<uint32_t*>(__cvta_shared_to_generic(address)) = value;
-}
-
 /// The two bf16 of a word.
 __device__ __forceinline__ float low_bf16(uint32_t word) { return __uint_as_float(word << 16); }
 __device__ __forceinline__ float high_bf16(uint32_t word) {
