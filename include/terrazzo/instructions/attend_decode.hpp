@@ -65,56 +65,74 @@ struct AttendDecode {
                        : params.tables.page_ids +
                              params.tables.rows[args.row + i].page_table_offset + begin;
     }
+
+    /// Whether this step appends to page `index` of these.
+    TERRAZZO_GROUP_FN bool is_newest(uint32_t index) const {
+      return (begin + index + 1) * kPageTokens >= context;
+    }
   };
 
-  /// One of the pages of two rows that are streamed together.
-  struct RowPage {
-    bool of_first;
-    uint32_t index;
-  };
+  /// Pages of earlier steps may be on their way before this step's queries exist: not the page that
+  /// a row's newest token goes to, and no more than fit into the ring with the pin and two queries.
+  static constexpr uint32_t kPagesAhead = 4;
+  static_assert(1 + kNumConsumers + 2 * kPagesAhead <= kNumSlots);
 
   template <class M>
   static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
-    const AttendDecodeArgs& args = loader.instruction().args.attend_decode;
+    const AttendDecodeArgs args = loader.instruction().args.attend_decode;
     const StepParams& params = loader.params;
     const ModelShape& shape = params.shape;
-    const uint32_t head_bytes = shape.padded_group() * kRowBytes;
-    const uint32_t group_bytes = shape.group() * kRowBytes;
-    const uint32_t half = half_rows(args);
-    loader.wait_all();
     loader.fill_pin(0);
-    for (uint32_t i = 0; i < half; ++i) {
-      const bool paired = half + i < args.rows;
-      loader.fill_run(
-          paired ? 2 : 1, shape.head_panels(),
-          [&](uint32_t) TERRAZZO_LAMBDA { return shape.head_panels() * group_bytes; },
-          [&](uint32_t which, uint32_t panel) TERRAZZO_LAMBDA {
-            return SlotPiece{
-                panel * head_bytes,
-                q_decode_address(params, args.row + which * half + i, args.kv_head, panel),
-                group_bytes};
-          });
-      const RowPages first(params, args, i);
-      const RowPages second(params, args, paired ? half + i : args.rows);
-      // In turn while both rows have pages, then the rest of the longer one.
-      const uint32_t common = first.count < second.count ? first.count : second.count;
-      const bool first_longer = first.count > second.count;
-      const auto place_of = [&](uint32_t page) TERRAZZO_LAMBDA {
-        return page < 2 * common ? RowPage{page % 2 == 0, page / 2}
-                                 : RowPage{first_longer, page - common};
-      };
-      load_pages(
-          loader, first.count + second.count, args.kv_head,
-          [&](uint32_t page) TERRAZZO_LAMBDA {
-            const RowPage place = place_of(page);
-            return (place.of_first ? first : second).ids[place.index];
-          },
-          [&](uint32_t page) TERRAZZO_LAMBDA {
-            const RowPage place = place_of(page);
-            const RowPages& row = place.of_first ? first : second;
-            return page_tokens(row.context, row.begin + place.index);
-          });
-    }
+    loader.template by_one_lane<true>(
+        args.rows + args.pages * slots_per_page(shape), [&](auto& slots) TERRAZZO_LAMBDA {
+          const uint32_t head_bytes = shape.padded_group() * kRowBytes;
+          const uint32_t group_bytes = shape.group() * kRowBytes;
+          const uint32_t half = half_rows(args);
+          bool waited = false;
+          for (uint32_t i = 0; i < half; ++i) {
+            const bool paired = half + i < args.rows;
+            const RowPages first(params, args, i);
+            const RowPages second(params, args, paired ? half + i : args.rows);
+            const uint32_t query_bytes = shape.head_panels() * group_bytes;
+            const auto first_slot = slots.fill(query_bytes);
+            const auto second_slot = paired ? slots.fill(query_bytes) : first_slot;
+            const auto load_queries_of = [&](uint32_t row, const auto& slot) TERRAZZO_LAMBDA {
+              for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
+                slots.copy(slot, panel * head_bytes,
+                           q_decode_address(params, args.row + row, args.kv_head, panel),
+                           group_bytes);
+              }
+            };
+            const auto load_both = [&]() TERRAZZO_LAMBDA {
+              load_queries_of(i, first_slot);
+              if (paired) {
+                load_queries_of(half + i, second_slot);
+              }
+            };
+            if (waited) {
+              load_both();
+            }
+            // In turn while both rows have pages, then the rest of the longer one.
+            const uint32_t common = first.count < second.count ? first.count : second.count;
+            const uint32_t pages = first.count + second.count;
+            for (uint32_t page = 0; page <= pages; ++page) {
+              const bool in_turn = page < 2 * common;
+              const bool of_first = in_turn ? page % 2 == 0 : first.count > second.count;
+              const RowPages& row = of_first ? first : second;
+              const uint32_t index = in_turn ? page / 2 : page - common;
+              if (!waited &&
+                  (page == pages || page == kPagesAhead || row.is_newest(index))) {
+                wait_beside_pages(loader, args.kv_head, first);
+                waited = true;
+                load_both();
+              }
+              if (page < pages) {
+                stream_page(loader, slots, row.ids[index], args.kv_head,
+                            page_tokens(row.context, row.begin + index));
+              }
+            }
+          }
+        });
   }
 
   template <class M>
@@ -183,6 +201,21 @@ struct AttendDecode {
   }
 
  private:
+  /// Waits; if that blocks, a row's next pages go to L2 meanwhile.
+  template <class M>
+  static TERRAZZO_GROUP_FN void wait_beside_pages(Loader<M>& loader, uint32_t kv_head,
+                                                  const RowPages& row) {
+    constexpr uint32_t kMostPages = 8;
+    if (loader.would_block_from_lane(0)) {
+      for (uint32_t i = kPagesAhead; i < row.count && i < kMostPages; ++i) {
+        loader.prefetch_from_lane(
+            page_address(loader.params, loader.layer(), row.ids[i], kv_head, 0, 0),
+            loader.params.shape.page_bytes());
+      }
+    }
+    loader.wait_all_from_lane();
+  }
+
   /// kGroups: query heads in eights.
   template <class M, uint32_t kPanels, uint32_t kGroups>
   static TERRAZZO_GROUP_FN void consume_tiles(Consumer<M>& consumer) {

@@ -113,6 +113,43 @@ TERRAZZO_GROUP_FN void load_pages(Loader<M>& loader, uint32_t pages, uint32_t kv
   }
 }
 
+/// Within `by_one_lane`: the first `tokens` tokens of a page, in the same slots.
+template <class M, class Stream>
+TERRAZZO_GROUP_FN void stream_page(Loader<M>& loader, Stream& stream, uint32_t page,
+                                   uint32_t kv_head, uint32_t tokens) {
+  const StepParams& params = loader.params;
+  const std::byte* const source = page_address(params, loader.layer(), page, kv_head, 0, 0);
+  const std::byte* const zeros = params.address(params.gpu, Buffer::kZeros, 0);
+  const uint32_t bytes = tokens * kRowBytes;
+  const uint32_t rest = kHalfPanelBytes - bytes;
+  for_head_panels<M>(params.shape, [&](auto panels) TERRAZZO_LAMBDA {
+    constexpr uint32_t kPanels = decltype(panels)::value;
+    if constexpr (kPanels == 1) {
+      if (rest == 0) {
+        stream.fill({source}, {kSlotBytes});
+        return;
+      }
+      const auto slot = stream.fill(bytes + kHalfPanelBytes);
+      stream.copy(slot, 0, source, bytes);
+      stream.copy(slot, kHalfPanelBytes, source + kHalfPanelBytes, bytes);
+      stream.copy(slot, kHalfPanelBytes + bytes, zeros, rest);
+    } else {
+      if (rest == 0) {
+        stream.fill({source, source + kSlotBytes}, {kSlotBytes, kSlotBytes});
+        return;
+      }
+      typename M::Slot slots[2];
+      stream.fill(slots, {2 * bytes, kSlotBytes});
+      TERRAZZO_UNROLL
+      for (uint32_t at = 0; at < kSlotBytes; at += kHalfPanelBytes) {
+        stream.copy(slots[0], at, source + at, bytes);
+        stream.copy(slots[1], at, source + kSlotBytes + at, bytes);
+        stream.copy(slots[1], at + bytes, zeros, rest);
+      }
+    }
+  });
+}
+
 /// A page on its way through a consumer; at head dimension 64 keys and values share a slot.
 template <class M>
 struct PageSlots {
