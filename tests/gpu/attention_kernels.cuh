@@ -174,6 +174,7 @@ __global__ void __launch_bounds__(kThreads) decode(const __grid_constant__ Unit 
          tile_bytes, kNanPair);
   }
   __syncthreads();
+#pragma unroll
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
     load_queries(queries, panel, slot_at(shared.queries[0]), panel * tile_bytes, 0, group);
   }

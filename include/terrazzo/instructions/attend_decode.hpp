@@ -12,7 +12,7 @@ inline constexpr uint32_t kPartialRowsPerStage = 8;  // fp32 results of a head: 
 /// by page: their queries (a slot each), then their pages in ascending order. A pin without content
 /// is the consumers' scratch.
 struct AttendDecode {
-  static constexpr bool kHasProducts = true;
+  static constexpr bool kHasProducts = false;
 
   struct PageRange {
     uint32_t begin;
@@ -237,6 +237,7 @@ struct AttendDecode {
       for (uint32_t c = 0; c < kNumConsumers && c * half + i < args.rows; ++c) {
         const auto slot = consumer.use();
         if (c == consumer.index()) {
+          TERRAZZO_UNROLL
           for (uint32_t panel = 0; panel < kPanels; ++panel) {
             load_queries(queries, panel, slot, panel * shape.padded_group() * kRowBytes, 0, group);
           }
@@ -274,6 +275,7 @@ struct AttendDecode {
         publish_row(consumer, total, args.row + row);
       }
     }
+    leave_scratch(queries);
     consumer.release_pins();
   }
 

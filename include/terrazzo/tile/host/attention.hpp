@@ -68,6 +68,9 @@ inline void scores_async(AttentionTile& tile, const Queries&, PageRef keys, uint
 template <int kInFlight>
 inline void scores_wait(AttentionTile&) {}
 
+/// The machine's scratch slot may be filled by copies again.
+inline void leave_scratch(const Queries&) {}
+
 /// Probabilities of the page whose scores are complete; `limit_of(row)` tokens of it are visible to
 /// a row.
 template <class LimitOf>
