@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kThreads) decode(const __grid_constant__ Unit 
   const uint32_t tile_bytes = shape.padded_group() * kRowBytes;
   const uint32_t context = unit.args.position + blockIdx.x + 1;
   sm90::DecodeQueries<kPanels, kGroups> queries{sm90::shared_address(shared.scratch), kBarrier,
-                                                shared.maxima};
+                                                sm90::shared_address(shared.maxima)};
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
     fill(shared.queries[0] + panel * tile_bytes,
          unit.q + (uint64_t{blockIdx.x} * kPanels + panel) * tile_bytes, group * kRowBytes,

@@ -158,29 +158,37 @@ struct PageSlots {
   uint32_t value_offset;
 };
 
+/// Head panels, as a constant where the machine is compiled for one size.
+template <class M>
+TERRAZZO_GROUP_FN uint32_t head_panels_of(const ModelShape& shape) {
+  return M::kHeadPanels != 0 ? M::kHeadPanels : shape.head_panels();
+}
+
 /// The next page of the stream, once it is full.
 template <class M>
 TERRAZZO_GROUP_FN PageSlots<M> take_page(Consumer<M>& consumer) {
-  const auto keys = consumer.use();
-  if (consumer.params.shape.head_panels() == 1) {
-    return {keys, keys, kHalfPanelBytes};
+  if (head_panels_of<M>(consumer.params.shape) == 1) {
+    const auto both = consumer.use();
+    return {both, both, kHalfPanelBytes};
   }
-  return {keys, consumer.use(), 0};
+  typename M::Slot slots[2];
+  consumer.use_each(slots);
+  return {slots[0], slots[1], 0};
 }
 
 template <class M>
 TERRAZZO_GROUP_FN void give_back_page(Consumer<M>& consumer, const PageSlots<M>& page) {
-  consumer.release(page.keys);
-  if (consumer.params.shape.head_panels() != 1) {
-    consumer.release(page.values);
+  if (head_panels_of<M>(consumer.params.shape) == 1) {
+    consumer.release(page.keys);
+  } else {
+    consumer.release_both(page.keys, page.values);
   }
 }
 
+/// Passes over a page of the other consumer.
 template <class M>
 TERRAZZO_GROUP_FN void pass_page(Consumer<M>& consumer) {
-  for (uint32_t i = 0; i < slots_per_page(consumer.params.shape); ++i) {
-    consumer.pass();
-  }
+  give_back_page(consumer, take_page(consumer));
 }
 
 /// Pages [begin, end) of one split into a clear `part`, one online-softmax update a page. The

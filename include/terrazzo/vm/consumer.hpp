@@ -46,13 +46,23 @@ class Consumer {
   TERRAZZO_GROUP_FN void use_run(Slot (&slots)[kCount]) {
     SlotUse uses[kCount];
     cursor_.next_run(uses);
-    if (!role_.faults().no_full_wait) {
-      wait_for_run(role_, role_.shared().slot_full, uses, 0, WaitKind::kSlotFull);
-    }
-    left_ -= kCount;
-    TERRAZZO_UNROLL
-    for (uint32_t i = 0; i < kCount; ++i) {
-      slots[i] = M::slot(role_, uses[i].slot);
+    use_all(slots, uses);
+  }
+
+  /// The same for a stream with or without pins.
+  template <uint32_t kCount>
+  TERRAZZO_GROUP_FN void use_each(Slot (&slots)[kCount]) {
+    SlotUse uses[kCount];
+    cursor_.next_each(uses);
+    use_all(slots, uses);
+  }
+
+  /// Gives slots back, wherever they are.
+  TERRAZZO_GROUP_FN void release_both(const Slot& first, const Slot& second) {
+    M::arrive_at_both(role_, role_.shared().slot_empty, first.index, second.index,
+                      WaitKind::kSlotEmpty);
+    if (role_.faults().double_arrival) {
+      release(first);
     }
   }
 
@@ -143,6 +153,18 @@ class Consumer {
   }
 
  private:
+  template <uint32_t kCount>
+  TERRAZZO_GROUP_FN void use_all(Slot (&slots)[kCount], const SlotUse (&uses)[kCount]) {
+    if (!role_.faults().no_full_wait) {
+      wait_for_run(role_, role_.shared().slot_full, uses, 0, WaitKind::kSlotFull);
+    }
+    left_ -= kCount;
+    TERRAZZO_UNROLL
+    for (uint32_t i = 0; i < kCount; ++i) {
+      slots[i] = M::slot(role_, uses[i].slot);
+    }
+  }
+
   TERRAZZO_GROUP_FN Slot use(SlotUse use) {
     if (!role_.faults().no_full_wait) {
       role_.wait(role_.shared().slot_full[use.slot], use.phase, WaitKind::kSlotFull, use.slot);

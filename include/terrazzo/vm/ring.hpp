@@ -42,10 +42,11 @@ class RingCursor {
   /// The next pin. Pins come before the stream.
   constexpr TERRAZZO_GROUP_FN SlotUse pin() { return take(slot_); }
 
-  /// The next slot of the stream: it passes over the slots pinned by this instruction.
+  /// The next slot of the stream: it passes over the slots pinned by this instruction, which must
+  /// have been taken.
   constexpr TERRAZZO_GROUP_FN SlotUse next() {
-    if (is_pinned(slot_)) {
-      slot_ = (first_pin_ + num_pins_) % kNumSlots;
+    if (num_pins_ != 0 && slot_ == first_pin_) {
+      slot_ = stream_begin();
     }
     return take(slot_);
   }
@@ -133,10 +134,6 @@ class RingCursor {
     const uint32_t size = kNumSlots - num_pins_;
     const uint32_t slot = stream_begin() + (place < size ? place : place - size);
     return slot < kNumSlots ? slot : slot - kNumSlots;
-  }
-
-  constexpr TERRAZZO_GROUP_FN bool is_pinned(uint32_t slot) const {
-    return num_pins_ != 0 && (slot + kNumSlots - first_pin_) % kNumSlots < num_pins_;
   }
 
   constexpr TERRAZZO_GROUP_FN SlotUse take(uint32_t slot) {

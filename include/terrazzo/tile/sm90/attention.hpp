@@ -20,7 +20,7 @@ __device__ __forceinline__ DecodeQueries<kPanels, kGroups> decode_queries(Role& 
                                                                           uint32_t consumer,
                                                                           const Slot& scratch) {
   return {scratch.data + consumer * (kSlotBytes / kNumConsumers), consumer_barrier(consumer),
-          role.shared().maxima[consumer],
+          shared_address(role.shared().maxima[consumer]),
           {}};
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "terrazzo/arch/sm90/matrix.hpp"
+#include "terrazzo/arch/sm90/shared_pair.hpp"
 #include "terrazzo/core/shape.hpp"
 #include "terrazzo/tile/sm90/attention_softmax.hpp"
 #include "terrazzo/tile/sm90/mma.hpp"
@@ -22,8 +23,8 @@ struct DecodeQueries {
   static_assert(kGroups * kGroupTileBytes <= kSlotBytes / kNumConsumers);
 
   uint32_t probabilities;
-  uint32_t barrier;                  // named barrier of the consumer
-  float (*maxima)[kMaxDecodeHeads];  // by warp
+  uint32_t barrier;  // named barrier of the consumer
+  uint32_t maxima;   // float [warp][kMaxDecodeHeads] in shared memory
   uint32_t steps[kPanels][kGroups][kStepPairsPerPanel][4];
 };
 
@@ -140,19 +141,32 @@ __device__ __forceinline__ void softmax(DecodeAttention<kPanels, kGroups>& tile,
     for (uint32_t distance = 4; distance < kWarpThreads; distance *= 2) {
       highest[h] = fmaxf(highest[h], __shfl_xor_sync(~0u, highest[h], distance));
     }
+  }
+  constexpr uint32_t kWarpBytes = kMaxDecodeHeads * sizeof(float);
+  const uint32_t maxima = queries.maxima + place.pair * sizeof(float);
+#pragma unroll
+  for (uint32_t group = 0; group < kGroups; ++group) {
     if (lane < 4) {
-      queries.maxima[warp][h / 2 * kGroupHeads + place.pair + h % 2] = highest[h];
+      store_pair(maxima + warp * kWarpBytes + group * kGroupHeads * sizeof(float),
+                 highest[group * 2], highest[group * 2 + 1]);
     }
   }
   named_barrier_sync(queries.barrier, kConsumerThreads);
   float reference[2 * kGroups];
 #pragma unroll
-  for (uint32_t h = 0; h < 2 * kGroups; ++h) {
-    const uint32_t head = h / 2 * kGroupHeads + place.pair + h % 2;
+  for (uint32_t group = 0; group < kGroups; ++group) {
+    float* const both = highest + group * 2;
 #pragma unroll
     for (uint32_t w = 0; w < kWarpsPerConsumer; ++w) {
-      highest[h] = fmaxf(highest[h], queries.maxima[w][head]);
+      float others[2];
+      load_pair(others[0], others[1],
+                maxima + w * kWarpBytes + group * kGroupHeads * sizeof(float));
+      both[0] = fmaxf(both[0], others[0]);
+      both[1] = fmaxf(both[1], others[1]);
     }
+  }
+#pragma unroll
+  for (uint32_t h = 0; h < 2 * kGroups; ++h) {
     const SoftmaxUpdate update = update_maximum(tile.max[h], highest[h], scale_log2);
     tile.alpha[h] = update.alpha;
     reference[h] = update.reference;
