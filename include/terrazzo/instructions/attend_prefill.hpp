@@ -7,8 +7,8 @@
 
 namespace terrazzo {
 
-/// Holds the query tile (a pin a head panel) and streams pages in ascending order. Queries are
-/// multiplied from shared memory: a consumer's registers do not hold their fragments too.
+/// Streams the query tile, a slot a head panel, which consumers keep in registers; then pages in
+/// ascending order.
 struct AttendPrefill {
   static constexpr bool kHasProducts = true;
 
@@ -22,7 +22,7 @@ struct AttendPrefill {
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                                     const StepParams& params) {
     const AttendPrefillArgs& args = instruction.args.attend_prefill;
-    return {params.shape.head_panels(), num_pages(args) * slots_per_page(params.shape), 1};
+    return {0, params.shape.head_panels() + num_pages(args) * slots_per_page(params.shape), 1};
   }
 
   /// Rows of the block that this consumer owns: those of the unit in its half.
@@ -42,7 +42,7 @@ struct AttendPrefill {
     const StepParams& params = loader.params;
     loader.wait_all();
     for (uint32_t panel = 0; panel < params.shape.head_panels(); ++panel) {
-      const auto slot = loader.fill_pin(args.rows * kRowBytes);
+      const auto slot = loader.fill(args.rows * kRowBytes);
       const std::byte* const tile = q_prefill_address(params, args.row_block, args.q_head, panel);
       loader.copy(slot, args.row_begin * kRowBytes, tile + args.row_begin * kRowBytes,
                   args.rows * kRowBytes);
@@ -72,7 +72,7 @@ struct AttendPrefill {
       const auto stage = storer.take();
       storer.store(
           attention_row_address(params, args.row_block * kRowBlock + span.begin, head, panel),
-          stage, 0, span.count * kRowBytes);
+          stage, span.begin % kHalfRows * kRowBytes, span.count * kRowBytes);
       storer.release(stage);
     }
   }
@@ -84,16 +84,19 @@ struct AttendPrefill {
     const ModelShape& shape = consumer.params.shape;
     const RowSpan span = rows_of(args, consumer.index());
     auto queries = consumer.template prefill_queries<kPanels>();
+    TERRAZZO_UNROLL
     for (uint32_t panel = 0; panel < kPanels; ++panel) {
-      load_queries(queries, panel, consumer.use_pin(), 0, span.begin, span.count);
+      const auto slot = consumer.use();
+      load_queries(queries, panel, slot, 0, span.begin, span.count);
+      consumer.release(slot);
     }
     if (span.count == 0) {
-      consumer.release_pins();
       consumer.pass_rest();
       return;
     }
     const uint32_t first_position = args.position + span.begin - args.row_begin;
     const uint32_t pages = ceil_div(first_position + span.count, kPageTokens);
+    const uint32_t whole_end = (first_position + 1) / kPageTokens;
     const uint32_t pages_per_split = shape.split_tokens / kPageTokens;
     typename M::template PrefillAttention<kPanels> part;
     typename M::template PrefillTotal<kPanels> total;
@@ -102,10 +105,11 @@ struct AttendPrefill {
       const uint32_t end = begin + pages_per_split < pages ? begin + pages_per_split : pages;
       clear(part, span.count, shape.head_dim);
       attend_pages(
-          part, queries, begin, end, span.count, shape,
-          [&](uint32_t) { return take_page(consumer); },
-          [&](const PageSlots<M>& page) { give_back_page(consumer, page); },
-          [&](uint32_t page, uint32_t row) { return page_tokens(first_position + row + 1, page); });
+          part, queries, begin, end, whole_end, span.count, shape,
+          [&](uint32_t) TERRAZZO_LAMBDA { return take_page(consumer); },
+          [&](const PageSlots<M>& page) TERRAZZO_LAMBDA { give_back_page(consumer, page); },
+          [&](uint32_t page, uint32_t row)
+              TERRAZZO_LAMBDA { return page_tokens(first_position + row + 1, page); });
       if (begin != 0) {
         fold_back(part, total, span.count, shape.head_dim);
       }
@@ -114,13 +118,12 @@ struct AttendPrefill {
       }
       begin = end;
     } while (begin < pages);
-    consumer.release_pins();
     consumer.pass_rest();  // pages later than all rows of this consumer
     TERRAZZO_UNROLL
     for (uint32_t panel = 0; panel < kPanels; ++panel) {
       const auto values = take_attention(part, panel, span.count, shape.head_dim);
       auto stage = consumer.stage();
-      store_panel(stage, values, span.count, [&](uint32_t row) { return span.begin + row; });
+      store_rows(stage, values, span.begin % kHalfRows, span.count);
       consumer.publish(stage);
     }
   }

@@ -121,11 +121,17 @@ struct PageSlots {
   uint32_t value_offset;
 };
 
+/// Head panels, as a constant where the machine is compiled for one size.
+template <class M>
+TERRAZZO_GROUP_FN uint32_t head_panels_of(const ModelShape& shape) {
+  return M::kHeadPanels != 0 ? M::kHeadPanels : shape.head_panels();
+}
+
 /// The next page of the stream, once it is full.
 template <class M>
 TERRAZZO_GROUP_FN PageSlots<M> take_page(Consumer<M>& consumer) {
   const auto keys = consumer.use();
-  if (consumer.params.shape.head_panels() == 1) {
+  if (head_panels_of<M>(consumer.params.shape) == 1) {
     return {keys, keys, kHalfPanelBytes};
   }
   return {keys, consumer.use(), 0};
@@ -134,7 +140,7 @@ TERRAZZO_GROUP_FN PageSlots<M> take_page(Consumer<M>& consumer) {
 template <class M>
 TERRAZZO_GROUP_FN void give_back_page(Consumer<M>& consumer, const PageSlots<M>& page) {
   consumer.release(page.keys);
-  if (consumer.params.shape.head_panels() != 1) {
+  if (head_panels_of<M>(consumer.params.shape) != 1) {
     consumer.release(page.values);
   }
 }
@@ -148,32 +154,38 @@ TERRAZZO_GROUP_FN void pass_page(Consumer<M>& consumer) {
 
 /// Pages [begin, end) of one split into a clear `part`, one online-softmax update a page. The
 /// scores of a page are multiplied while the output of the page before is; the last page is outside
-/// the loop, since a conditional wait would serialise them. `limit_of(page, row)` tokens of a page
-/// are visible to a row.
+/// the loop, since a conditional wait would serialise them. All rows see pages before `whole_end`
+/// as a whole, `limit_of(page, row)` tokens of others are visible to a row.
 template <class Part, class Queries, class TakePage, class GiveBack, class LimitOf>
 TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t begin,
-                                    uint32_t end, uint32_t rows, const ModelShape& shape,
-                                    TakePage take_page, GiveBack give_back, LimitOf limit_of) {
+                                    uint32_t end, uint32_t whole_end, uint32_t rows,
+                                    const ModelShape& shape, TakePage take_page,
+                                    GiveBack give_back, LimitOf limit_of) {
   const uint32_t panels = shape.head_panels();
   const float scale_log2 = attention_scale_log2(shape);
-  const auto weigh = [&](uint32_t index) {
-    softmax(part, queries, rows, [&](uint32_t row) { return limit_of(index, row); }, scale_log2);
+  const auto weigh = [&](uint32_t index) TERRAZZO_LAMBDA {
+    softmax(
+        part, queries, rows, index < whole_end,
+        [&](uint32_t row) TERRAZZO_LAMBDA { return limit_of(index, row); }, scale_log2);
   };
   auto page = take_page(begin);
   scores_async(part, queries, {page.keys, 0}, rows, panels);
   scores_wait<0>(part);
   weigh(begin);
+  auto next = begin + 1 < end ? take_page(begin + 1) : page;
   rescale(part);
   for (uint32_t index = begin + 1; index < end; ++index) {
-    const auto next = take_page(index);
     scores_async(part, queries, {next.keys, 0}, rows, panels);
     output_async(part, queries, {page.values, page.value_offset}, rows, panels);
     scores_wait<1>(part);
     weigh(index);
+    // Its branches keep the compiler from moving what is above behind the wait below.
+    const auto after_next = index + 1 < end ? take_page(index + 1) : next;
     output_wait(part);
     give_back(page);
     rescale(part);
     page = next;
+    next = after_next;
   }
   output_async(part, queries, {page.values, page.value_offset}, rows, panels);
   output_wait(part);

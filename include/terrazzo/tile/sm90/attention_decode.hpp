@@ -119,7 +119,7 @@ __device__ __forceinline__ void scores_wait(DecodeAttention<kPanels, kGroups>& t
 template <uint32_t kPanels, uint32_t kGroups, class LimitOf>
 __device__ __forceinline__ void softmax(DecodeAttention<kPanels, kGroups>& tile,
                                         const DecodeQueries<kPanels, kGroups>& queries, uint32_t,
-                                        LimitOf limit_of, float scale_log2) {
+                                        bool, LimitOf limit_of, float scale_log2) {
   const ThreadPlace place = thread_place();
   const uint32_t warp = place.thread / kWarpThreads;
   const uint32_t lane = place.thread % kWarpThreads;
@@ -263,7 +263,7 @@ __device__ __forceinline__ DecodePanel<kGroups> take_attention(
   DecodePanel<kGroups> out{};
 #pragma unroll
   for (uint32_t i = 0; i < 4 * kGroups; ++i) {
-    const float inverse = __frcp_rn(tile.sum[i]);
+    const float inverse = rcp_approx(tile.sum[i]);
 #pragma unroll
     for (uint32_t p = 0; p < kPanels; ++p) {
       if (p == panel) {
