@@ -156,11 +156,15 @@ __global__ void __launch_bounds__(kThreads) prefill(const __grid_constant__ Unit
   sm90::PrefillTotal<kPanels> total;
   for (uint32_t begin = 0; begin < pages; begin += split) {
     clear(part, span.count, shape.head_dim);
-    attend_pages(
+    Pages last{};
+    attend_pages_ahead(
         part, queries, begin, min(begin + split, pages), (first_position + 1) / kPageTokens,
         span.count, shape,
-        [&](uint32_t page) { return take_page_of(shared, unit, page, page_tokens(tokens, page)); },
-        [](const Pages&) {},
+        [&](uint32_t page) {
+          last = take_page_of(shared, unit, page, page_tokens(tokens, page));
+          return last.keys;
+        },
+        [](const sm90::Slot&) {}, [&](const sm90::Slot&) { return last; }, [](const Pages&) {},
         [&](uint32_t page, uint32_t row) { return page_tokens(first_position + row + 1, page); });
     if (begin != 0) {
       fold_back(part, total, span.count, shape.head_dim);
@@ -205,7 +209,7 @@ __global__ void __launch_bounds__(kThreads) decode(const __grid_constant__ Unit 
   for (uint32_t begin = 0; begin < pages; begin += split) {
     clear(part, group, shape.head_dim);
     attend_pages(
-        part, queries, begin, min(begin + split, pages), 0, group, shape,
+        part, queries, begin, min(begin + split, pages), group, shape,
         [&](uint32_t page) { return take_page_of(shared, unit, page, page_tokens(context, page)); },
         [](const Pages&) {}, [&](uint32_t page, uint32_t) { return page_tokens(context, page); });
     if (unit.partials == nullptr) {

@@ -1,9 +1,9 @@
 // Attention alone, through the whole interpreter: one layer's instructions without waits.
 //
 // bench_attention [CASE...]   a case is p<sequences>x<tokens> (prompts), d<sequences>x<context>
-//                             (decode), heads=<query heads>:<KV heads> for those that follow, or
-//                             trace=<file>: then one launch of each case, its events as CSV.
-//                             Without cases: the prompts of the report.
+//                             (decode), heads=<query heads>:<KV heads> for those that follow,
+//                             repeats=<launches>, or trace=<file>: then one launch of each case, its
+//                             events as CSV. Without cases: the prompts of the report.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -21,7 +21,6 @@
 namespace terrazzo {
 namespace {
 
-constexpr int kRepeats = 9;
 constexpr size_t kSweepBytes = size_t{128} << 20;  // more than the L2 holds
 constexpr uint32_t kHidden = 256;                  // does not matter here
 constexpr uint32_t kVocab = 256;
@@ -60,10 +59,10 @@ struct Arrays {
 };
 
 /// Milliseconds of each launch, all queued at once.
-std::vector<float> times_ms(cuda::CudaMachine& machine) {
+std::vector<float> times_ms(cuda::CudaMachine& machine, uint32_t repeats) {
   const cuda::DeviceMemory swept(kSweepBytes);
   std::deque<std::pair<cuda::Event, cuda::Event>> launches;
-  for (int i = 0; i < kRepeats + 1; ++i) {
+  for (uint32_t i = 0; i < repeats + 1; ++i) {
     auto& [begin, end] = launches.emplace_back(cudaEventDefault, cudaEventDefault);
     cuda::check_cuda(cudaMemsetAsync(swept.data(), 0, swept.bytes(), machine.stream()));
     machine.launch(/*fetch=*/false, &begin);
@@ -92,7 +91,7 @@ void write_trace(cuda::CudaMachine& machine, std::FILE* file, size_t which) {
   }
 }
 
-void run(const Case& c, size_t which, std::FILE* trace) {
+void run(const Case& c, size_t which, uint32_t repeats, std::FILE* trace) {
   const ModelShape shape{.num_layers = 1,
                          .hidden = kHidden,
                          .intermediate = kHidden,
@@ -124,8 +123,8 @@ void run(const Case& c, size_t which, std::FILE* trace) {
                                    Opcode::kAttendMerge};
   keep_only(step, kAttention);
   machine.upload(step);
-  const std::vector<float> times = times_ms(machine);
-  const double seconds = times[kRepeats / 2] * 1e-3;
+  const std::vector<float> times = times_ms(machine, repeats);
+  const double seconds = times[repeats / 2] * 1e-3;
   const double area = double(c.sequences) * c.tokens * c.tokens / 2;  // half the square
   const double flops = 4.0 * area * c.heads * shape.head_dim;
   const double bytes = 4.0 * c.sequences * c.tokens * c.kv_heads * shape.head_dim;
@@ -149,12 +148,15 @@ int main(int argc, char** argv) {
   std::vector<Case> cases;
   uint32_t heads = 32;
   uint32_t kv_heads = 8;
+  uint32_t repeats = 9;
   for (int i = 1; i < argc; ++i) {
     unsigned a = 0;
     unsigned b = 0;
     if (std::sscanf(argv[i], "heads=%u:%u", &a, &b) == 2) {
       heads = a;
       kv_heads = b;
+    } else if (std::sscanf(argv[i], "repeats=%u", &a) == 1) {
+      repeats = std::max(a, 1u);
     } else if (std::strncmp(argv[i], "trace=", 6) == 0) {
       trace = std::fopen(argv[i] + 6, "w");
     } else if (std::strchr("pd", argv[i][0]) != nullptr &&
@@ -176,7 +178,7 @@ int main(int argc, char** argv) {
     std::fprintf(trace, "case,begin,end,position,sm,role,opcode\n");
   }
   for (size_t i = 0; i < cases.size(); ++i) {
-    terrazzo::run(cases[i], i, trace);
+    terrazzo::run(cases[i], i, repeats, trace);
   }
   if (trace != nullptr) {
     std::fclose(trace);

@@ -222,7 +222,7 @@ struct AttendDecode {
         const uint32_t end = boundary < pages.end ? boundary : pages.end;
         clear(part, group, shape.head_dim);
         attend_pages(
-            part, queries, begin, end, 0, group, shape,
+            part, queries, begin, end, group, shape,
             [&](uint32_t page) TERRAZZO_LAMBDA {
               pass_until(page + consumer.index());  // consumer 0's page comes first
               return take_page(consumer);

@@ -154,13 +154,52 @@ TERRAZZO_GROUP_FN void pass_page(Consumer<M>& consumer) {
 
 /// Pages [begin, end) of one split into a clear `part`, one online-softmax update a page. The
 /// scores of a page are multiplied while the output of the page before is; the last page is outside
-/// the loop, since a conditional wait would serialise them. All rows see pages before `whole_end`
-/// as a whole, `limit_of(page, row)` tokens of others are visible to a row.
+/// the loop, since a conditional wait would serialise them. `limit_of(page, row)` tokens of a page
+/// are visible to a row.
 template <class Part, class Queries, class TakePage, class GiveBack, class LimitOf>
 TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t begin,
-                                    uint32_t end, uint32_t whole_end, uint32_t rows,
-                                    const ModelShape& shape, TakePage take_page,
-                                    GiveBack give_back, LimitOf limit_of) {
+                                    uint32_t end, uint32_t rows, const ModelShape& shape,
+                                    TakePage take_page, GiveBack give_back, LimitOf limit_of) {
+  const uint32_t panels = shape.head_panels();
+  const float scale_log2 = attention_scale_log2(shape);
+  const auto weigh = [&](uint32_t index) TERRAZZO_LAMBDA {
+    softmax(
+        part, queries, rows, false,
+        [&](uint32_t row) TERRAZZO_LAMBDA { return limit_of(index, row); }, scale_log2);
+  };
+  auto page = take_page(begin);
+  scores_async(part, queries, {page.keys, 0}, rows, panels);
+  scores_wait<0>(part);
+  weigh(begin);
+  rescale(part);
+  for (uint32_t index = begin + 1; index < end; ++index) {
+    const auto next = take_page(index);
+    scores_async(part, queries, {next.keys, 0}, rows, panels);
+    output_async(part, queries, {page.values, page.value_offset}, rows, panels);
+    scores_wait<1>(part);
+    weigh(index);
+    output_wait(part);
+    give_back(page);
+    rescale(part);
+    page = next;
+  }
+  output_async(part, queries, {page.values, page.value_offset}, rows, panels);
+  output_wait(part);
+  give_back(page);
+}
+
+/// The same for keys and values that come one by one. All rows see pages before `whole_end` as a
+/// whole. The waits for a page's values and the next one's keys come between the softmax and the
+/// wait for the products beside it: their branches keep the compiler from moving the softmax behind
+/// that. Two pages and the keys of a third are held at most; `give_keys` says that the scores of
+/// these keys are complete, `give_back` that the page is.
+template <class Part, class Queries, class TakeKeys, class GiveKeys, class TakeValues,
+          class GiveBack, class LimitOf>
+TERRAZZO_GROUP_FN void attend_pages_ahead(Part& part, const Queries& queries, uint32_t begin,
+                                          uint32_t end, uint32_t whole_end, uint32_t rows,
+                                          const ModelShape& shape, TakeKeys take_keys,
+                                          GiveKeys give_keys, TakeValues take_values,
+                                          GiveBack give_back, LimitOf limit_of) {
   const uint32_t panels = shape.head_panels();
   const float scale_log2 = attention_scale_log2(shape);
   const auto weigh = [&](uint32_t index) TERRAZZO_LAMBDA {
@@ -168,24 +207,26 @@ TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t
         part, queries, rows, index < whole_end,
         [&](uint32_t row) TERRAZZO_LAMBDA { return limit_of(index, row); }, scale_log2);
   };
-  auto page = take_page(begin);
-  scores_async(part, queries, {page.keys, 0}, rows, panels);
+  auto keys = take_keys(begin);
+  scores_async(part, queries, {keys, 0}, rows, panels);
   scores_wait<0>(part);
+  give_keys(keys);
   weigh(begin);
-  auto next = begin + 1 < end ? take_page(begin + 1) : page;
+  auto page = take_values(keys);
+  keys = begin + 1 < end ? take_keys(begin + 1) : keys;
   rescale(part);
   for (uint32_t index = begin + 1; index < end; ++index) {
-    scores_async(part, queries, {next.keys, 0}, rows, panels);
+    scores_async(part, queries, {keys, 0}, rows, panels);
     output_async(part, queries, {page.values, page.value_offset}, rows, panels);
     scores_wait<1>(part);
+    give_keys(keys);
     weigh(index);
-    // Its branches keep the compiler from moving what is above behind the wait below.
-    const auto after_next = index + 1 < end ? take_page(index + 1) : next;
+    const auto next = take_values(keys);
+    keys = index + 1 < end ? take_keys(index + 1) : keys;
     output_wait(part);
     give_back(page);
     rescale(part);
     page = next;
-    next = after_next;
   }
   output_async(part, queries, {page.values, page.value_offset}, rows, panels);
   output_wait(part);

@@ -187,9 +187,7 @@ __device__ __forceinline__ void output_async(PrefillAttention<kPanels>& tile,
   for (uint32_t step = 0; step < kPageTokens / kStepRows; ++step) {
     wgmma_async<true>(tile.out, tile.probabilities[step],
                       advance_descriptor(columns, step * kStepRows * kRowBytes), 1);
-#ifndef TZ_NOSUM
     wgmma_async<false>(tile.sum, tile.probabilities[step], plain_descriptor(queries.ones), 1);
-#endif
   }
   wgmma_commit();
 }

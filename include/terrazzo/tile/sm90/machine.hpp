@@ -15,6 +15,7 @@ namespace terrazzo::sm90 {
 template <uint32_t kPanelsOfHead>
 struct TileMachine : Machine {
   static constexpr uint32_t kHeadPanels = kPanelsOfHead;
+  static constexpr bool kScoresNeedNoKeys = true;  // keys may go once `scores_wait` is over
   using Accumulator = sm90::Accumulator;
   using SmallAccumulator = sm90::SmallAccumulator;
   using Panel = sm90::Panel;
