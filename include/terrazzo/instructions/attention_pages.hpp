@@ -44,24 +44,6 @@ constexpr TERRAZZO_GROUP_FN uint32_t slots_per_page(const ModelShape& shape) {
   return shape.head_panels();  // head dimension 64: K and V share a slot; 128: a slot each
 }
 
-inline constexpr uint32_t kPagesPerRun = 2;
-
-/// Streams whole pages of a KV head, at most kPagesPerRun: `id_of(i)` is the i-th one's page.
-template <class M, class IdOf>
-TERRAZZO_GROUP_FN void load_whole_pages(Loader<M>& loader, uint32_t pages, uint32_t kv_head,
-                                        IdOf id_of) {
-  const StepParams& params = loader.params;
-  const uint32_t slots_each = slots_per_page(params.shape);
-  loader.fill_run(
-      pages * slots_each, 1, [](uint32_t) TERRAZZO_LAMBDA { return kSlotBytes; },
-      [&](uint32_t i, uint32_t) TERRAZZO_LAMBDA {
-        const uint32_t page = slots_each == 1 ? i : i / slots_each;
-        const std::byte* const source =
-            page_address(params, loader.layer(), id_of(page), kv_head, 0, 0);
-        return SlotPiece{0, source + (i - page * slots_each) * kSlotBytes, kSlotBytes};
-      });
-}
-
 /// Streams the first `tokens` tokens of a page. What is left of its V panels is filled with zeros,
 /// since a masked probability of 0 times stale bytes could be NaN.
 template <class M>
@@ -91,26 +73,6 @@ TERRAZZO_GROUP_FN void load_page_part(Loader<M>& loader, uint32_t page, uint32_t
         return SlotPiece{at + data_bytes, params.address(params.gpu, Buffer::kZeros, 0),
                          which == 0 ? 0 : kHalfPanelBytes - data_bytes};
       });
-}
-
-/// Streams `pages` pages of a KV head: page i is `id_of(i)`, of which `tokens_of(i)` tokens exist.
-template <class M, class IdOf, class TokensOf>
-TERRAZZO_GROUP_FN void load_pages(Loader<M>& loader, uint32_t pages, uint32_t kv_head, IdOf id_of,
-                                  TokensOf tokens_of) {
-  for (uint32_t page = 0; page < pages;) {
-    uint32_t whole = 0;
-    while (whole < kPagesPerRun && page + whole < pages && tokens_of(page + whole) == kPageTokens) {
-      ++whole;
-    }
-    if (whole == 0) {
-      load_page_part(loader, id_of(page), kv_head, tokens_of(page));
-      ++page;
-      continue;
-    }
-    load_whole_pages(loader, whole, kv_head,
-                     [&](uint32_t i) TERRAZZO_LAMBDA { return id_of(page + i); });
-    page += whole;
-  }
 }
 
 /// Within `by_one_lane`: the first `tokens` tokens of a page, in the same slots.
@@ -164,57 +126,68 @@ TERRAZZO_GROUP_FN uint32_t head_panels_of(const ModelShape& shape) {
   return M::kHeadPanels != 0 ? M::kHeadPanels : shape.head_panels();
 }
 
-/// The next page of the stream, once it is full.
-template <class M>
-TERRAZZO_GROUP_FN PageSlots<M> take_page(Consumer<M>& consumer) {
-  if (head_panels_of<M>(consumer.params.shape) == 1) {
-    const auto both = consumer.use();
-    return {both, both, kHalfPanelBytes};
-  }
-  typename M::Slot slots[2];
-  consumer.use_each(slots);
-  return {slots[0], slots[1], 0};
-}
-
-template <class M>
-TERRAZZO_GROUP_FN void give_back_page(Consumer<M>& consumer, const PageSlots<M>& page) {
-  if (head_panels_of<M>(consumer.params.shape) == 1) {
-    consumer.release(page.keys);
-  } else {
-    consumer.release_both(page.keys, page.values);
-  }
-}
-
-/// Passes over a page of the other consumer.
-template <class M>
-TERRAZZO_GROUP_FN void pass_page(Consumer<M>& consumer) {
-  give_back_page(consumer, take_page(consumer));
-}
-
-/// Pages [begin, end) of one split into a clear `part`, one online-softmax update a page. The
-/// scores of a page are multiplied while the output of the page before is; the last page is outside
-/// the loop, since a conditional wait would serialise them. `limit_of(page, row)` tokens of a page
-/// are visible to a row.
-template <class Part, class Queries, class TakePage, class GiveBack, class LimitOf>
+/// Pages [begin, end) of one split into a clear `part`, one online-softmax update a page, one page
+/// after the other. `give_keys` says that a page's scores are complete, `give_back` that the page
+/// is. `limit_of(page, row)` tokens of a page are visible to a row.
+template <class Part, class Queries, class TakePage, class GiveKeys, class GiveBack, class LimitOf>
 TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t begin,
                                     uint32_t end, uint32_t rows, const ModelShape& shape,
-                                    TakePage take_page, GiveBack give_back, LimitOf limit_of) {
+                                    TakePage take_page, GiveKeys give_keys, GiveBack give_back,
+                                    LimitOf limit_of) {
   const uint32_t panels = shape.head_panels();
   const float scale_log2 = attention_scale_log2(shape);
-  const auto weigh = [&](uint32_t index) {
-    softmax(part, queries, rows, [&](uint32_t row) { return limit_of(index, row); }, scale_log2);
+  for (uint32_t index = begin; index < end; ++index) {
+    const auto page = take_page(index);
+    scores_async(part, queries, {page.keys, 0}, rows, panels);
+    scores_wait<0>(part);
+    give_keys(page);
+    softmax(
+        part, queries, rows, false,
+        [&](uint32_t row) TERRAZZO_LAMBDA { return limit_of(index, row); }, scale_log2);
+    rescale(part);
+    output_async(part, queries, {page.values, page.value_offset}, rows, panels);
+    output_wait(part);
+    give_back(page);
+  }
+}
+
+/// The same, the scores of a page multiplied while the output of the page before is; the last page
+/// is outside the loop, since a conditional wait would serialise them. Keys and values come one by
+/// one. All rows see pages before `whole_end` as a whole. The waits for a page's values and the
+/// next one's keys come between the softmax and the wait for the products beside it: their branches
+/// keep the compiler from moving the softmax behind that. Two pages and the keys of a third are
+/// held at most; `give_keys` says that the scores of these keys are complete, `give_back` that the
+/// page is.
+template <class Part, class Queries, class TakeKeys, class GiveKeys, class TakeValues,
+          class GiveBack, class LimitOf>
+TERRAZZO_GROUP_FN void attend_pages_ahead(Part& part, const Queries& queries, uint32_t begin,
+                                          uint32_t end, uint32_t whole_end, uint32_t rows,
+                                          const ModelShape& shape, TakeKeys take_keys,
+                                          GiveKeys give_keys, TakeValues take_values,
+                                          GiveBack give_back, LimitOf limit_of) {
+  const uint32_t panels = shape.head_panels();
+  const float scale_log2 = attention_scale_log2(shape);
+  const auto weigh = [&](uint32_t index) TERRAZZO_LAMBDA {
+    softmax(
+        part, queries, rows, index < whole_end,
+        [&](uint32_t row) TERRAZZO_LAMBDA { return limit_of(index, row); }, scale_log2);
   };
-  auto page = take_page(begin);
-  scores_async(part, queries, {page.keys, 0}, rows, panels);
+  auto keys = take_keys(begin);
+  scores_async(part, queries, {keys, 0}, rows, panels);
   scores_wait<0>(part);
+  give_keys(keys);
   weigh(begin);
+  auto page = take_values(keys);
+  keys = begin + 1 < end ? take_keys(begin + 1) : keys;
   rescale(part);
   for (uint32_t index = begin + 1; index < end; ++index) {
-    const auto next = take_page(index);
-    scores_async(part, queries, {next.keys, 0}, rows, panels);
+    scores_async(part, queries, {keys, 0}, rows, panels);
     output_async(part, queries, {page.values, page.value_offset}, rows, panels);
     scores_wait<1>(part);
+    give_keys(keys);
     weigh(index);
+    const auto next = take_values(keys);
+    keys = index + 1 < end ? take_keys(index + 1) : keys;
     output_wait(part);
     give_back(page);
     rescale(part);

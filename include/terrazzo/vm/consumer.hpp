@@ -49,23 +49,6 @@ class Consumer {
     use_all(slots, uses);
   }
 
-  /// The same for a stream with or without pins.
-  template <uint32_t kCount>
-  TERRAZZO_GROUP_FN void use_each(Slot (&slots)[kCount]) {
-    SlotUse uses[kCount];
-    cursor_.next_each(uses);
-    use_all(slots, uses);
-  }
-
-  /// Gives slots back, wherever they are.
-  TERRAZZO_GROUP_FN void release_both(const Slot& first, const Slot& second) {
-    M::arrive_at_both(role_, role_.shared().slot_empty, first.index, second.index,
-                      WaitKind::kSlotEmpty);
-    if (role_.faults().double_arrival) {
-      release(first);
-    }
-  }
-
   /// Gives slots back that follow each other in the ring.
   template <uint32_t kCount>
   TERRAZZO_GROUP_FN void release_run(const Slot (&slots)[kCount]) {
@@ -106,14 +89,14 @@ class Consumer {
   /// Room for one value a row, until the next call.
   TERRAZZO_GROUP_FN auto row_vector() { return M::row_vector(role_, index_); }
 
-  /// Where attention holds its queries; `scratch` is a pin that both consumers share.
+  /// Where attention holds its queries.
   template <uint32_t kPanels>
   TERRAZZO_GROUP_FN auto prefill_queries() {
     return M::template prefill_queries<kPanels>(role_);
   }
   template <uint32_t kPanels, uint32_t kGroups>
-  TERRAZZO_GROUP_FN auto decode_queries(Slot scratch) {
-    return M::template decode_queries<kPanels, kGroups>(role_, index_, scratch);
+  TERRAZZO_GROUP_FN auto decode_queries() {
+    return M::template decode_queries<kPanels, kGroups>(role_, index_, stage());
   }
 
   /// A value that was written in this step, after `use` of a slot that its loader filled after the

@@ -225,8 +225,8 @@ class Loader {
   }
 
   /// The next `slots` slots of the stream, in as few instructions a slot as there can be:
-  /// `body(stream)` fills exactly so many of a SlotStream, in one lane. `kPins`: the instruction has
-  /// pins.
+  /// `body(stream)` fills exactly so many of a SlotStream, in one lane. `kPins`: the instruction
+  /// has pins.
   template <bool kPins = false, class Body>
   TERRAZZO_GROUP_FN void by_one_lane(uint32_t slots, Body body) {
     if (M::is_elected(role_)) {

@@ -108,13 +108,6 @@ struct Machine {
     }
   }
 
-  template <class Barriers>
-  static void arrive_at_both(Role& role, Barriers& barriers, uint32_t first, uint32_t second,
-                             WaitKind kind) {
-    role.arrive(barriers[first], kind, first);
-    role.arrive(barriers[second], kind, second);
-  }
-
   /// An ordinary read of memory that instructions write.
   static void check_read(const Role& role, const void* address) { role.check_read(address); }
 

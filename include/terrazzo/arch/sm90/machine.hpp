@@ -130,17 +130,6 @@ struct Machine {
     }
   }
 
-  /// `arrive` at two barriers, side by side.
-  static __device__ __forceinline__ void arrive_at_both(Role& role, Barrier (&barriers)[kNumSlots],
-                                                        uint32_t first, uint32_t second,
-                                                        WaitKind kind) {
-    __syncwarp();
-    if (role.lane() < 2) {
-      const uint32_t slot = role.lane() == 0 ? first : second;
-      role.arrive_from_lane(barriers[slot], kind, slot);
-    }
-  }
-
   static __device__ __forceinline__ void check_read(const Role&, const void*) {}
 
   static __device__ __forceinline__ void write_instruction(Role& role, InstructionSlot& slot,

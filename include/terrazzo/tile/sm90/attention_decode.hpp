@@ -1,6 +1,6 @@
 // Attention of one token's query heads, operands swapped: S^T = K Q^T, O^T += V^T P^T. Columns are
-// heads, 8 or 16. By mma.sync, with the bits of wgmma: products this narrow are chains of latencies,
-// and these need neither fences nor waits (docs/performance/log.md).
+// heads, 8 or 16. By mma.sync, with the bits of wgmma: products this narrow are chains of
+// latencies, and these need neither fences nor waits (docs/performance/log.md).
 #pragma once
 
 #include "terrazzo/arch/sm90/matrix.hpp"
@@ -16,11 +16,13 @@ inline constexpr uint32_t kGroupHeads = 8;
 inline constexpr uint32_t kGroupTileBytes = kGroupHeads * kRowBytes;  // a swizzle atom
 inline constexpr uint32_t kStepPairsPerPanel = kStepsPerPanel / 2;    // of k16 steps
 
-/// A consumer's half of the scratch slot holds P^T of a page, [heads][64 tokens]; every warp has
-/// the queries as fragments.
+/// P^T of a page, [heads][64 tokens], lies at the end of a stage that the consumer may write; rows
+/// on their way out are at its beginning. Every warp has the queries as fragments.
 template <uint32_t kPanels, uint32_t kGroups>
 struct DecodeQueries {
-  static_assert(kGroups * kGroupTileBytes <= kSlotBytes / kNumConsumers);
+  static constexpr uint32_t kProbabilityBytes = kGroups * kGroupTileBytes;
+  static_assert(kGroupHeads * (kPanels * kPanelCols + 4) * sizeof(float) + kProbabilityBytes <=
+                kStageBytes);  // partial results of 8 heads are the most that goes out at once
 
   uint32_t probabilities;
   uint32_t barrier;  // named barrier of the consumer
@@ -59,12 +61,6 @@ __device__ __forceinline__ void load_queries(DecodeQueries<kPanels, kGroups>& qu
                      slot.data + offset + group * kGroupTileBytes, pair);
     }
   }
-}
-
-/// The scratch slot may be filled by copies again.
-template <uint32_t kPanels, uint32_t kGroups>
-__device__ __forceinline__ void leave_scratch(const DecodeQueries<kPanels, kGroups>&) {
-  fence_proxy_async_shared();
 }
 
 template <uint32_t kPanels, uint32_t kGroups>
@@ -121,7 +117,7 @@ __device__ __forceinline__ void scores_wait(DecodeAttention<kPanels, kGroups>&) 
 template <uint32_t kPanels, uint32_t kGroups, class LimitOf>
 __device__ __forceinline__ void softmax(DecodeAttention<kPanels, kGroups>& tile,
                                         const DecodeQueries<kPanels, kGroups>& queries, uint32_t,
-                                        LimitOf limit_of, float scale_log2) {
+                                        bool, LimitOf limit_of, float scale_log2) {
   const ThreadPlace place = thread_place();
   const uint32_t warp = place.thread / kWarpThreads;
   const uint32_t lane = place.thread % kWarpThreads;
@@ -171,8 +167,7 @@ __device__ __forceinline__ void softmax(DecodeAttention<kPanels, kGroups>& tile,
     tile.alpha[h] = update.alpha;
     reference[h] = update.reference;
   }
-  const uint32_t target =
-      queries.probabilities + chunk_offset(lane % 8, warp * 2 + lane / 8 % 2);
+  const uint32_t target = queries.probabilities + chunk_offset(lane % 8, warp * 2 + lane / 8 % 2);
 #pragma unroll
   for (uint32_t group = 0; group < kGroups; ++group) {
     float p[4];
@@ -286,7 +281,7 @@ __device__ __forceinline__ DecodePanel<kGroups> take_attention(
   DecodePanel<kGroups> out{};
 #pragma unroll
   for (uint32_t i = 0; i < 4 * kGroups; ++i) {
-    const float inverse = __frcp_rn(tile.sum[i]);
+    const float inverse = rcp_approx(tile.sum[i]);
 #pragma unroll
     for (uint32_t p = 0; p < kPanels; ++p) {
       if (p == panel) {
