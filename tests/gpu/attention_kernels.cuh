@@ -1,4 +1,4 @@
-// Kernels that call the attention verbs on one unit: a warpgroup a block, pages through two
+// Kernels that call the attention verbs on one unit: a warpgroup a block, pages through three
 // buffers.
 #pragma once
 
@@ -35,7 +35,7 @@ __host__ __device__ inline uint32_t target_row(const Unit& unit, uint32_t token)
 }
 
 struct Shared {
-  alignas(1024) std::byte pages[2][2][kSlotBytes];  // [parity][keys, values]
+  alignas(1024) std::byte pages[3][2][kSlotBytes];  // [page % 3][keys, values]
   alignas(1024) std::byte queries[2][kSlotBytes];
   alignas(1024) std::byte scratch[kSlotBytes];
   alignas(1024) std::byte stage[kStageBytes];
@@ -80,7 +80,7 @@ __device__ inline void fill(std::byte* target, const std::byte* source, uint32_t
 __device__ inline Pages take_page_of(Shared& shared, const Unit& unit, uint32_t page,
                                      uint32_t tokens) {
   const uint32_t panels = unit.shape.head_panels();
-  auto& [keys, values] = shared.pages[page % 2];
+  auto& [keys, values] = shared.pages[page % 3];
   __syncthreads();
   for (uint32_t panel = 0; panel < panels; ++panel) {
     const uint64_t from = (uint64_t{page} * panels + panel) * kHalfPanelBytes;
@@ -93,9 +93,11 @@ __device__ inline Pages take_page_of(Shared& shared, const Unit& unit, uint32_t 
   return {slot_at(keys), slot_at(values), 0};
 }
 
-template <class AnyPanel>
+/// `put(stage)` writes rounded rows into the stage, from the row that it returns on.
+template <class AnyPanel, class Put>
 __device__ inline void write_panel(Shared& shared, const Unit& unit, AnyPanel panel, uint32_t rows,
-                                   uint32_t head_panel, bool rows_are_heads, uint32_t first) {
+                                   uint32_t head_panel, bool rows_are_heads, uint32_t first,
+                                   Put put) {
   const uint32_t heads = unit.shape.group();
   const auto token_of = [&](uint32_t row) { return rows_are_heads ? blockIdx.x : first + row; };
   const auto index_of = [&](uint32_t row) {
@@ -108,13 +110,23 @@ __device__ inline void write_panel(Shared& shared, const Unit& unit, AnyPanel pa
     }
   });
   sm90::Stage stage{sm90::shared_address(shared.stage), shared.vector, kBarrier, 0};
-  store_panel(stage, panel, rows, [&](uint32_t row) { return target_row(unit, token_of(row)); });
+  const uint32_t stage_row = put(stage);
   __syncthreads();
   for (uint32_t i = threadIdx.x; i < rows * kRowBytes; i += kThreads) {
     const uint64_t line = uint64_t{index_of(i / kRowBytes)} * unit.shape.head_panels() + head_panel;
-    unit.rounded[line * kRowBytes + i % kRowBytes] = shared.stage[i];
+    unit.rounded[line * kRowBytes + i % kRowBytes] = shared.stage[stage_row * kRowBytes + i];
   }
   __syncthreads();
+}
+
+/// Heads from `first` on of the block's token.
+template <class AnyPanel>
+__device__ inline void write_heads(Shared& shared, const Unit& unit, const AnyPanel& panel,
+                                   uint32_t heads, uint32_t head_panel, uint32_t first) {
+  write_panel(shared, unit, panel, heads, head_panel, true, first, [&](sm90::Stage& stage) {
+    store_panel(stage, panel, heads, [&](uint32_t) { return target_row(unit, blockIdx.x); });
+    return 0u;
+  });
 }
 
 /// Grid: halves, heads.
@@ -129,9 +141,11 @@ __global__ void __launch_bounds__(kThreads) prefill(const __grid_constant__ Unit
   }
   sm90::PrefillQueries<kPanels> queries{};
   queries.ones = sm90::shared_address(shared.ones);
+  TERRAZZO_UNROLL
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
     fill(shared.queries[panel], unit.q + (uint64_t{blockIdx.y} * kPanels + panel) * kPanelBytes,
          kPanelBytes, kPanelBytes, 0);
+    __syncthreads();
     load_queries(queries, panel, slot_at(shared.queries[panel]), 0, span.begin, span.count);
   }
   const uint32_t first_position = args.position + span.begin - args.row_begin;
@@ -142,10 +156,15 @@ __global__ void __launch_bounds__(kThreads) prefill(const __grid_constant__ Unit
   sm90::PrefillTotal<kPanels> total;
   for (uint32_t begin = 0; begin < pages; begin += split) {
     clear(part, span.count, shape.head_dim);
-    attend_pages(
-        part, queries, begin, min(begin + split, pages), span.count, shape,
-        [&](uint32_t page) { return take_page_of(shared, unit, page, page_tokens(tokens, page)); },
-        [](const Pages&) {},
+    Pages last{};
+    attend_pages_ahead(
+        part, queries, begin, min(begin + split, pages), (first_position + 1) / kPageTokens,
+        span.count, shape,
+        [&](uint32_t page) {
+          last = take_page_of(shared, unit, page, page_tokens(tokens, page));
+          return last.keys;
+        },
+        [](const sm90::Slot&) {}, [&](const sm90::Slot&) { return last; }, [](const Pages&) {},
         [&](uint32_t page, uint32_t row) { return page_tokens(first_position + row + 1, page); });
     if (begin != 0) {
       fold_back(part, total, span.count, shape.head_dim);
@@ -153,8 +172,12 @@ __global__ void __launch_bounds__(kThreads) prefill(const __grid_constant__ Unit
     save(total, part, span.count, shape.head_dim);
   }
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
-    write_panel(shared, unit, take_attention(part, panel, span.count, shape.head_dim), span.count,
-                panel, false, span.begin - args.row_begin);
+    const auto values = take_attention(part, panel, span.count, shape.head_dim);
+    write_panel(shared, unit, values, span.count, panel, false, span.begin - args.row_begin,
+                [&](sm90::Stage& stage) {
+                  store_rows(stage, values, span.begin % kHalfRows, span.count);
+                  return span.begin % kHalfRows;
+                });
   }
 }
 
@@ -167,13 +190,14 @@ __global__ void __launch_bounds__(kThreads) decode(const __grid_constant__ Unit 
   const uint32_t tile_bytes = shape.padded_group() * kRowBytes;
   const uint32_t context = unit.args.position + blockIdx.x + 1;
   sm90::DecodeQueries<kPanels, kGroups> queries{sm90::shared_address(shared.scratch), kBarrier,
-                                                shared.maxima};
+                                                sm90::shared_address(shared.maxima)};
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
     fill(shared.queries[0] + panel * tile_bytes,
          unit.q + (uint64_t{blockIdx.x} * kPanels + panel) * tile_bytes, group * kRowBytes,
          tile_bytes, kNanPair);
   }
   __syncthreads();
+#pragma unroll
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
     load_queries(queries, panel, slot_at(shared.queries[0]), panel * tile_bytes, 0, group);
   }
@@ -188,7 +212,8 @@ __global__ void __launch_bounds__(kThreads) decode(const __grid_constant__ Unit 
     attend_pages(
         part, queries, begin, min(begin + split, pages), group, shape,
         [&](uint32_t page) { return take_page_of(shared, unit, page, page_tokens(context, page)); },
-        [](const Pages&) {}, [&](uint32_t page, uint32_t) { return page_tokens(context, page); });
+        [](const Pages&) {}, [](const Pages&) {},
+        [&](uint32_t page, uint32_t) { return page_tokens(context, page); });
     if (unit.partials == nullptr) {
       fold(total, part, group, shape.head_dim);
       continue;
@@ -208,8 +233,7 @@ __global__ void __launch_bounds__(kThreads) decode(const __grid_constant__ Unit 
     }
   }
   for (uint32_t panel = 0; panel < kPanels && unit.partials == nullptr; ++panel) {
-    write_panel(shared, unit, take_attention(total, panel, group, shape.head_dim), group, panel,
-                true, 0);
+    write_heads(shared, unit, take_attention(total, panel, group, shape.head_dim), group, panel, 0);
   }
 }
 
@@ -238,8 +262,8 @@ __global__ void __launch_bounds__(kThreads) merge(const __grid_constant__ Unit u
     fold(total, part, heads, shape.head_dim);
   }
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
-    write_panel(shared, unit, take_attention(total, panel, heads, shape.head_dim), heads, panel,
-                true, first);
+    write_heads(shared, unit, take_attention(total, panel, heads, shape.head_dim), heads, panel,
+                first);
   }
 }
 

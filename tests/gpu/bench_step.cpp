@@ -2,8 +2,8 @@
 // and the bytes and products that a step cannot do without.
 //
 // bench_step STEP...    a step is d<sequences>x<context> (decode), p<sequences>x<tokens> (prompts),
-//                       layers=<n>, or trace=<file>: then one launch of each step, its events as
-//                       CSV
+//                       layers=<n>, sms=<n> (all unless given), or trace=<file>: then one launch
+//                       of each step, its events as CSV
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -95,6 +95,7 @@ double median_ms(cuda::CudaMachine& machine) {
     machine.launch();
     cuda::check_cuda(cudaEventRecord(end.get(), machine.stream()));
     machine.wait();
+    cuda::check_cuda(cudaEventSynchronize(end.get()));
     float ms = 0;
     cuda::check_cuda(cudaEventElapsedTime(&ms, begin.get(), end.get()));
     if (i >= 1) {
@@ -180,7 +181,8 @@ void write_trace(cuda::CudaMachine& machine, const StepKind& kind, std::mt19937_
   std::fclose(file);
 }
 
-void run(const std::vector<StepKind>& kinds, uint32_t layers, const std::string& trace) {
+void run(const std::vector<StepKind>& kinds, uint32_t layers, uint32_t num_sms,
+         const std::string& trace) {
   std::mt19937_64 random(1);
   StepLimits limits{};
   for (const StepKind& kind : kinds) {
@@ -192,7 +194,7 @@ void run(const std::vector<StepKind>& kinds, uint32_t layers, const std::string&
   limits.max_partials = 4096;
   constexpr uint32_t kTraceEvents = 1 << 21;
   cuda::CudaMachine machine(llama_8b(layers), limits,
-                            {.trace_events = trace.empty() ? 0 : kTraceEvents});
+                            {.num_sms = num_sms, .trace_events = trace.empty() ? 0 : kTraceEvents});
   {
     const auto weights = cuda::random_block(0.03F, 1);
     const auto values = cuda::random_block(1.0F, 2);
@@ -225,6 +227,7 @@ int main(int argc, char** argv) {
   using terrazzo::StepKind;
   terrazzo::testing::require_gpu();
   uint32_t layers = 32;
+  uint32_t num_sms = 0;
   std::string trace;
   std::vector<StepKind> kinds;
   for (int i = 1; i < argc; ++i) {
@@ -232,6 +235,8 @@ int main(int argc, char** argv) {
     unsigned b = 0;
     if (std::sscanf(argv[i], "layers=%u", &a) == 1) {
       layers = a;
+    } else if (std::sscanf(argv[i], "sms=%u", &a) == 1) {
+      num_sms = a;
     } else if (std::strncmp(argv[i], "trace=", 6) == 0) {
       trace = argv[i] + 6;
     } else if (std::sscanf(argv[i] + 1, "%ux%u", &a, &b) == 2) {
@@ -241,6 +246,6 @@ int main(int argc, char** argv) {
       return 2;
     }
   }
-  terrazzo::run(kinds, layers, trace);
+  terrazzo::run(kinds, layers, num_sms, trace);
   return 0;
 }

@@ -8,11 +8,11 @@ namespace terrazzo {
 
 inline constexpr uint32_t kPartialRowsPerStage = 8;  // fp32 results of a head: at most 528 bytes
 
-/// The consumers take the two halves of the rows; rows i and half + i are streamed together, page
-/// by page: their queries (a slot each), then their pages in ascending order. A pin without content
-/// is the consumers' scratch.
+/// The consumers take the two halves of the rows; rows i and half + i are streamed together: their
+/// queries (a slot each), then their pages in ascending order, in turns of a page of each while
+/// both have some.
 struct AttendDecode {
-  static constexpr bool kHasProducts = true;
+  static constexpr bool kHasProducts = false;
 
   struct PageRange {
     uint32_t begin;
@@ -40,7 +40,7 @@ struct AttendDecode {
   static TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                           const StepParams& params) {
     const AttendDecodeArgs& args = instruction.args.attend_decode;
-    return {1, args.rows + args.pages * slots_per_page(params.shape), 1};
+    return {0, args.rows + args.pages * slots_per_page(params.shape), 1};
   }
 
   /// Pages of row `i` of the instruction; none if it has no such row.
@@ -51,70 +51,81 @@ struct AttendDecode {
 
   /// A row's pages as the loader needs them; a row past the last has none.
   struct RowPages {
-    const uint32_t* ids;  // of page `begin` and on
-    uint32_t begin;
+    const uint32_t* ids;
     uint32_t count;
-    uint32_t context;
+    uint32_t tokens;  // in these pages; more where further ones follow
 
     TERRAZZO_GROUP_FN RowPages(const StepParams& params, const AttendDecodeArgs& args, uint32_t i) {
       const PageRange pages = pages_of_index(params, args, i);
-      begin = pages.begin;
       count = pages.end - pages.begin;
-      context = count == 0 ? 0 : context_of(params, args.row + i);
+      tokens = count == 0 ? 0 : context_of(params, args.row + i) - pages.begin * kPageTokens;
       ids = count == 0 ? nullptr
                        : params.tables.page_ids +
-                             params.tables.rows[args.row + i].page_table_offset + begin;
+                             params.tables.rows[args.row + i].page_table_offset + pages.begin;
+    }
+
+    TERRAZZO_GROUP_FN uint32_t num_whole() const {
+      return tokens / kPageTokens < count ? tokens / kPageTokens : count;
+    }
+    /// Those to which this step does not append.
+    TERRAZZO_GROUP_FN uint32_t num_settled() const {
+      return count == 0 || (tokens - 1) / kPageTokens >= count ? count : count - 1;
     }
   };
 
-  /// One of the pages of two rows that are streamed together.
-  struct RowPage {
-    bool of_first;
-    uint32_t index;
-  };
+  /// Pages of earlier steps may be on their way before this step's queries exist: no more than fit
+  /// into the ring with two queries.
+  static constexpr uint32_t kTurnsAhead = 2;
+  static_assert(kNumConsumers + kTurnsAhead * kNumConsumers * 2 <= kNumSlots);
 
   template <class M>
   static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
-    const AttendDecodeArgs& args = loader.instruction().args.attend_decode;
+    const AttendDecodeArgs args = loader.instruction().args.attend_decode;
     const StepParams& params = loader.params;
-    const ModelShape& shape = params.shape;
-    const uint32_t head_bytes = shape.padded_group() * kRowBytes;
-    const uint32_t group_bytes = shape.group() * kRowBytes;
-    const uint32_t half = half_rows(args);
-    loader.wait_all();
-    loader.fill_pin(0);
-    for (uint32_t i = 0; i < half; ++i) {
-      const bool paired = half + i < args.rows;
-      loader.fill_run(
-          paired ? 2 : 1, shape.head_panels(),
-          [&](uint32_t) TERRAZZO_LAMBDA { return shape.head_panels() * group_bytes; },
-          [&](uint32_t which, uint32_t panel) TERRAZZO_LAMBDA {
-            return SlotPiece{
-                panel * head_bytes,
-                q_decode_address(params, args.row + which * half + i, args.kv_head, panel),
-                group_bytes};
-          });
-      const RowPages first(params, args, i);
-      const RowPages second(params, args, paired ? half + i : args.rows);
-      // In turn while both rows have pages, then the rest of the longer one.
-      const uint32_t common = first.count < second.count ? first.count : second.count;
-      const bool first_longer = first.count > second.count;
-      const auto place_of = [&](uint32_t page) TERRAZZO_LAMBDA {
-        return page < 2 * common ? RowPage{page % 2 == 0, page / 2}
-                                 : RowPage{first_longer, page - common};
-      };
-      load_pages(
-          loader, first.count + second.count, args.kv_head,
-          [&](uint32_t page) TERRAZZO_LAMBDA {
-            const RowPage place = place_of(page);
-            return (place.of_first ? first : second).ids[place.index];
-          },
-          [&](uint32_t page) TERRAZZO_LAMBDA {
-            const RowPage place = place_of(page);
-            const RowPages& row = place.of_first ? first : second;
-            return page_tokens(row.context, row.begin + place.index);
-          });
-    }
+    const uint32_t slots = args.rows + args.pages * slots_per_page(params.shape);
+    loader.by_one_lane(slots, [&](auto& stream) TERRAZZO_LAMBDA {
+      const uint32_t half = half_rows(args);
+      bool waited = !loader.would_block_from_lane(0);
+      if (waited) {
+        loader.wait_all_from_lane();
+      }
+      for (uint32_t i = 0; i < half; ++i) {
+        const bool paired = half + i < args.rows;
+        const RowPages first(params, args, i);
+        const RowPages second(params, args, paired ? half + i : args.rows);
+        const uint32_t query_bytes = params.shape.head_panels() * params.shape.group() * kRowBytes;
+        const auto first_slot = stream.fill(query_bytes);
+        const auto second_slot = paired ? stream.fill(query_bytes) : first_slot;
+        const auto load_queries = [&]() TERRAZZO_LAMBDA {
+          copy_queries(loader, stream, args, i, first_slot);
+          if (paired) {
+            copy_queries(loader, stream, args, half + i, second_slot);
+          }
+        };
+        uint32_t turn = 0;
+        if (!waited) {
+          const uint32_t settled = least(first.num_settled(), second.num_settled());
+          turn = least(settled, kTurnsAhead);
+          stream_turns(loader, stream, args.kv_head, first, second, 0, turn);
+          wait_beside_pages(loader, args.kv_head, first, turn);
+          waited = true;
+        }
+        load_queries();
+        const uint32_t whole_turns = least(first.num_whole(), second.num_whole());
+        stream_turns(loader, stream, args.kv_head, first, second, turn, whole_turns);
+        // The rest page by page: parts of pages, and pages that only one of the rows has.
+        const uint32_t common = least(first.count, second.count);
+        const RowPages& longer = first.count > second.count ? first : second;
+        for (turn = whole_turns; turn < longer.count; ++turn) {
+          if (turn < common) {
+            stream_one(loader, stream, args.kv_head, first, turn);
+            stream_one(loader, stream, args.kv_head, second, turn);
+          } else {
+            stream_one(loader, stream, args.kv_head, longer, turn);
+          }
+        }
+      }
+    });
   }
 
   template <class M>
@@ -183,6 +194,92 @@ struct AttendDecode {
   }
 
  private:
+  static constexpr TERRAZZO_GROUP_FN uint32_t least(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+  }
+
+  template <class M, class Stream>
+  static TERRAZZO_GROUP_FN void copy_queries(Loader<M>& loader, Stream& stream,
+                                             const AttendDecodeArgs& args, uint32_t i,
+                                             const typename M::Slot& slot) {
+    const ModelShape& shape = loader.params.shape;
+    for (uint32_t panel = 0; panel < shape.head_panels(); ++panel) {
+      stream.copy(slot, panel * shape.padded_group() * kRowBytes,
+                  q_decode_address(loader.params, args.row + i, args.kv_head, panel),
+                  shape.group() * kRowBytes);
+    }
+  }
+
+  /// Whole pages [begin, end) of both rows. The next pages are looked up while these wait for room.
+  template <class M, class Stream>
+  static TERRAZZO_GROUP_FN void stream_turns(Loader<M>& loader, Stream& stream, uint32_t kv_head,
+                                             const RowPages& first, const RowPages& second,
+                                             uint32_t begin, uint32_t end) {
+    if (begin >= end) {
+      return;
+    }
+    const std::byte* const pages = page_address(loader.params, loader.layer(), 0, kv_head, 0, 0);
+    const uint64_t stride =
+        uint64_t{loader.params.shape.local_kv_heads()} * loader.params.shape.page_bytes();
+    uint32_t first_id = first.ids[begin];
+    uint32_t second_id = second.ids[begin];
+    for (uint32_t turn = begin; turn < end; ++turn) {
+      const std::byte* const a = pages + first_id * stride;
+      const std::byte* const b = pages + second_id * stride;
+      const uint32_t next = turn + 1 < end ? turn + 1 : turn;
+      first_id = first.ids[next];
+      second_id = second.ids[next];
+      for_head_panels<M>(loader.params.shape, [&](auto panels) TERRAZZO_LAMBDA {
+        if constexpr (decltype(panels)::value == 1) {
+          stream.fill({a, b}, {kSlotBytes, kSlotBytes});
+        } else {
+          stream.fill({a, a + kSlotBytes, b, b + kSlotBytes},
+                      {kSlotBytes, kSlotBytes, kSlotBytes, kSlotBytes});
+        }
+      });
+    }
+  }
+
+  template <class M, class Stream>
+  static TERRAZZO_GROUP_FN void stream_one(Loader<M>& loader, Stream& stream, uint32_t kv_head,
+                                           const RowPages& row, uint32_t index) {
+    stream_page(loader, stream, row.ids[index], kv_head, page_tokens(row.tokens, index));
+  }
+
+  /// Waits; meanwhile a row's next pages go to L2.
+  template <class M>
+  static TERRAZZO_GROUP_FN void wait_beside_pages(Loader<M>& loader, uint32_t kv_head,
+                                                  const RowPages& row, uint32_t begin) {
+    constexpr uint32_t kMostPages = 8;
+    for (uint32_t i = begin; i < row.count && i < kMostPages; ++i) {
+      loader.prefetch_from_lane(
+          page_address(loader.params, loader.layer(), row.ids[i], kv_head, 0, 0),
+          loader.params.shape.page_bytes());
+    }
+    loader.wait_all_from_lane();
+  }
+
+  /// The next page of this consumer's row: in turns with one of the other's, which it gives back.
+  template <class M, uint32_t kPanels>
+  static TERRAZZO_GROUP_FN PageSlots<M> take_page(Consumer<M>& consumer, bool in_turns) {
+    typename M::Slot own[kPanels];
+    if (in_turns) {
+      typename M::Slot both[kNumConsumers * kPanels];
+      typename M::Slot other[kPanels];
+      consumer.use_run(both);
+      const bool is_first = consumer.index() == 0;
+      TERRAZZO_UNROLL
+      for (uint32_t i = 0; i < kPanels; ++i) {
+        own[i] = is_first ? both[i] : both[kPanels + i];
+        other[i] = is_first ? both[kPanels + i] : both[i];
+      }
+      consumer.release_run(other);
+    } else {
+      consumer.use_run(own);
+    }
+    return {own[0], own[kPanels - 1], kPanels == 1 ? kHalfPanelBytes : 0};
+  }
+
   /// kGroups: query heads in eights.
   template <class M, uint32_t kPanels, uint32_t kGroups>
   static TERRAZZO_GROUP_FN void consume_tiles(Consumer<M>& consumer) {
@@ -193,7 +290,7 @@ struct AttendDecode {
     const uint32_t group = shape.group();
     const uint32_t pages_per_split = shape.split_tokens / kPageTokens;
     const uint32_t half = half_rows(args);
-    auto queries = consumer.template decode_queries<kPanels, kGroups>(consumer.use_pin());
+    auto queries = consumer.template decode_queries<kPanels, kGroups>();
     typename M::template DecodeAttention<kPanels, kGroups> total;
     typename M::template DecodeAttention<kPanels, kGroups> part;
     for (uint32_t i = 0; i < half; ++i) {
@@ -204,6 +301,7 @@ struct AttendDecode {
       for (uint32_t c = 0; c < kNumConsumers && c * half + i < args.rows; ++c) {
         const auto slot = consumer.use();
         if (c == consumer.index()) {
+          TERRAZZO_UNROLL
           for (uint32_t panel = 0; panel < kPanels; ++panel) {
             load_queries(queries, panel, slot, panel * shape.padded_group() * kRowBytes, 0, group);
           }
@@ -211,12 +309,7 @@ struct AttendDecode {
         consumer.release(slot);
       }
       clear(total, group, shape.head_dim);
-      uint32_t passed = others.begin;
-      const auto pass_until = [&](uint32_t page) TERRAZZO_LAMBDA {
-        for (; passed < page && passed < others.end; ++passed) {
-          pass_page(consumer);
-        }
-      };
+      const uint32_t turns = least(pages.end - pages.begin, others.end - others.begin);
       for (uint32_t begin = pages.begin; begin < pages.end;) {
         const uint32_t boundary = (begin / pages_per_split + 1) * pages_per_split;
         const uint32_t end = boundary < pages.end ? boundary : pages.end;
@@ -224,10 +317,14 @@ struct AttendDecode {
         attend_pages(
             part, queries, begin, end, group, shape,
             [&](uint32_t page) TERRAZZO_LAMBDA {
-              pass_until(page + consumer.index());  // consumer 0's page comes first
-              return take_page(consumer);
+              return take_page<M, kPanels>(consumer, page - pages.begin < turns);
             },
-            [&](const PageSlots<M>& page) TERRAZZO_LAMBDA { give_back_page(consumer, page); },
+            [&](const PageSlots<M>& page) TERRAZZO_LAMBDA {
+              if (kPanels != 1) {  // else the values are in the same slot
+                consumer.release(page.keys);
+              }
+            },
+            [&](const PageSlots<M>& page) TERRAZZO_LAMBDA { consumer.release(page.values); },
             [&](uint32_t page, uint32_t) TERRAZZO_LAMBDA { return page_tokens(context, page); });
         if (partial) {
           publish_partial(consumer, part);
@@ -236,12 +333,15 @@ struct AttendDecode {
         }
         begin = end;
       }
-      pass_until(others.end);
+      for (uint32_t page = others.begin + turns; page < others.end; ++page) {
+        typename M::Slot slots[kPanels];
+        consumer.use_run(slots);
+        consumer.release_run(slots);
+      }
       if (!partial && row < args.rows) {
         publish_row(consumer, total, args.row + row);
       }
     }
-    consumer.release_pins();
   }
 
   template <class M, class Tile>

@@ -7,8 +7,8 @@
 
 namespace terrazzo {
 
-/// Holds the query tile (a pin a head panel) and streams pages in ascending order. Queries are
-/// multiplied from shared memory: a consumer's registers do not hold their fragments too.
+/// Streams the query tile, a slot a head panel, which consumers keep in registers; then pages in
+/// ascending order.
 struct AttendPrefill {
   static constexpr bool kHasProducts = true;
 
@@ -22,7 +22,7 @@ struct AttendPrefill {
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                                     const StepParams& params) {
     const AttendPrefillArgs& args = instruction.args.attend_prefill;
-    return {params.shape.head_panels(), num_pages(args) * slots_per_page(params.shape), 1};
+    return {0, params.shape.head_panels() + num_pages(args) * slots_per_page(params.shape), 1};
   }
 
   /// Rows of the block that this consumer owns: those of the unit in its half.
@@ -40,19 +40,35 @@ struct AttendPrefill {
   static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const AttendPrefillArgs& args = loader.instruction().args.attend_prefill;
     const StepParams& params = loader.params;
-    loader.wait_all();
-    for (uint32_t panel = 0; panel < params.shape.head_panels(); ++panel) {
-      const auto slot = loader.fill_pin(args.rows * kRowBytes);
-      const std::byte* const tile = q_prefill_address(params, args.row_block, args.q_head, panel);
-      loader.copy(slot, args.row_begin * kRowBytes, tile + args.row_begin * kRowBytes,
-                  args.rows * kRowBytes);
-    }
+    const uint32_t panels = params.shape.head_panels();
     const uint32_t tokens = last_tokens(args);
+    const uint32_t whole = tokens / kPageTokens;
     const uint32_t* const ids = params.tables.page_ids + args.page_table_offset;
-    load_pages(
-        loader, num_pages(args), args.kv_head,
-        [&](uint32_t page) TERRAZZO_LAMBDA { return ids[page]; },
-        [&](uint32_t page) TERRAZZO_LAMBDA { return page_tokens(tokens, page); });
+    loader.wait_all();
+    loader.by_one_lane(
+        panels + whole * slots_per_page(params.shape), [&](auto& slots) TERRAZZO_LAMBDA {
+          for (uint32_t panel = 0; panel < panels; ++panel) {
+            const auto slot = slots.fill(args.rows * kRowBytes);
+            slots.copy(slot, args.row_begin * kRowBytes,
+                       q_prefill_address(params, args.row_block, args.q_head, panel) +
+                           args.row_begin * kRowBytes,
+                       args.rows * kRowBytes);
+          }
+          const std::byte* const pool =
+              page_address(params, loader.layer(), 0, args.kv_head, 0, 0);
+          const uint64_t stride = uint64_t{params.shape.local_kv_heads()} * params.shape.page_bytes();
+          uint32_t id = ids[0];
+          for (uint32_t page = 0; page < whole; ++page) {
+            const std::byte* const source = pool + id * stride;
+            id = ids[page + 1 < whole ? page + 1 : page];  // while the slots are waited for
+            for (uint32_t part = 0; part < panels; ++part) {
+              slots.fill({source + part * kSlotBytes}, {kSlotBytes});
+            }
+          }
+        });
+    if (tokens % kPageTokens != 0) {
+      load_page_part(loader, ids[whole], args.kv_head, tokens % kPageTokens);
+    }
   }
 
   template <class M>
@@ -72,7 +88,7 @@ struct AttendPrefill {
       const auto stage = storer.take();
       storer.store(
           attention_row_address(params, args.row_block * kRowBlock + span.begin, head, panel),
-          stage, 0, span.count * kRowBytes);
+          stage, span.begin % kHalfRows * kRowBytes, span.count * kRowBytes);
       storer.release(stage);
     }
   }
@@ -80,20 +96,25 @@ struct AttendPrefill {
  private:
   template <class M, uint32_t kPanels>
   static TERRAZZO_GROUP_FN void consume_panels(Consumer<M>& consumer) {
+    using Slot = typename M::Slot;
+    constexpr bool kKeysGoFirst = kPanels == 2 && M::kScoresNeedNoKeys;
     const AttendPrefillArgs args = consumer.instruction().args.attend_prefill;
     const ModelShape& shape = consumer.params.shape;
     const RowSpan span = rows_of(args, consumer.index());
     auto queries = consumer.template prefill_queries<kPanels>();
+    TERRAZZO_UNROLL
     for (uint32_t panel = 0; panel < kPanels; ++panel) {
-      load_queries(queries, panel, consumer.use_pin(), 0, span.begin, span.count);
+      const auto slot = consumer.use();
+      load_queries(queries, panel, slot, 0, span.begin, span.count);
+      consumer.release(slot);
     }
     if (span.count == 0) {
-      consumer.release_pins();
       consumer.pass_rest();
       return;
     }
     const uint32_t first_position = args.position + span.begin - args.row_begin;
     const uint32_t pages = ceil_div(first_position + span.count, kPageTokens);
+    const uint32_t whole_end = (first_position + 1) / kPageTokens;
     const uint32_t pages_per_split = shape.split_tokens / kPageTokens;
     typename M::template PrefillAttention<kPanels> part;
     typename M::template PrefillTotal<kPanels> total;
@@ -101,11 +122,26 @@ struct AttendPrefill {
     do {  // at least once: state that may stay undefined would hold registers in all operations
       const uint32_t end = begin + pages_per_split < pages ? begin + pages_per_split : pages;
       clear(part, span.count, shape.head_dim);
-      attend_pages(
-          part, queries, begin, end, span.count, shape,
-          [&](uint32_t) { return take_page(consumer); },
-          [&](const PageSlots<M>& page) { give_back_page(consumer, page); },
-          [&](uint32_t page, uint32_t row) { return page_tokens(first_position + row + 1, page); });
+      attend_pages_ahead(
+          part, queries, begin, end, whole_end, span.count, shape,
+          [&](uint32_t) TERRAZZO_LAMBDA { return consumer.use(); },
+          [&](const Slot& keys) TERRAZZO_LAMBDA {
+            if constexpr (kKeysGoFirst) {
+              consumer.release(keys);
+            }
+          },
+          [&](const Slot& keys) TERRAZZO_LAMBDA {
+            return kPanels == 1 ? PageSlots<M>{keys, keys, kHalfPanelBytes}
+                                : PageSlots<M>{keys, consumer.use(), 0};
+          },
+          [&](const PageSlots<M>& page) TERRAZZO_LAMBDA {
+            if constexpr (kPanels == 2 && !kKeysGoFirst) {
+              consumer.release(page.keys);
+            }
+            consumer.release(page.values);
+          },
+          [&](uint32_t page, uint32_t row)
+              TERRAZZO_LAMBDA { return page_tokens(first_position + row + 1, page); });
       if (begin != 0) {
         fold_back(part, total, span.count, shape.head_dim);
       }
@@ -114,13 +150,12 @@ struct AttendPrefill {
       }
       begin = end;
     } while (begin < pages);
-    consumer.release_pins();
     consumer.pass_rest();  // pages later than all rows of this consumer
     TERRAZZO_UNROLL
     for (uint32_t panel = 0; panel < kPanels; ++panel) {
       const auto values = take_attention(part, panel, span.count, shape.head_dim);
       auto stage = consumer.stage();
-      store_panel(stage, values, span.count, [&](uint32_t row) { return span.begin + row; });
+      store_rows(stage, values, span.begin % kHalfRows, span.count);
       consumer.publish(stage);
     }
   }

@@ -44,24 +44,6 @@ constexpr TERRAZZO_GROUP_FN uint32_t slots_per_page(const ModelShape& shape) {
   return shape.head_panels();  // head dimension 64: K and V share a slot; 128: a slot each
 }
 
-inline constexpr uint32_t kPagesPerRun = 2;
-
-/// Streams whole pages of a KV head, at most kPagesPerRun: `id_of(i)` is the i-th one's page.
-template <class M, class IdOf>
-TERRAZZO_GROUP_FN void load_whole_pages(Loader<M>& loader, uint32_t pages, uint32_t kv_head,
-                                        IdOf id_of) {
-  const StepParams& params = loader.params;
-  const uint32_t slots_each = slots_per_page(params.shape);
-  loader.fill_run(
-      pages * slots_each, 1, [](uint32_t) TERRAZZO_LAMBDA { return kSlotBytes; },
-      [&](uint32_t i, uint32_t) TERRAZZO_LAMBDA {
-        const uint32_t page = slots_each == 1 ? i : i / slots_each;
-        const std::byte* const source =
-            page_address(params, loader.layer(), id_of(page), kv_head, 0, 0);
-        return SlotPiece{0, source + (i - page * slots_each) * kSlotBytes, kSlotBytes};
-      });
-}
-
 /// Streams the first `tokens` tokens of a page. What is left of its V panels is filled with zeros,
 /// since a masked probability of 0 times stale bytes could be NaN.
 template <class M>
@@ -93,24 +75,41 @@ TERRAZZO_GROUP_FN void load_page_part(Loader<M>& loader, uint32_t page, uint32_t
       });
 }
 
-/// Streams `pages` pages of a KV head: page i is `id_of(i)`, of which `tokens_of(i)` tokens exist.
-template <class M, class IdOf, class TokensOf>
-TERRAZZO_GROUP_FN void load_pages(Loader<M>& loader, uint32_t pages, uint32_t kv_head, IdOf id_of,
-                                  TokensOf tokens_of) {
-  for (uint32_t page = 0; page < pages;) {
-    uint32_t whole = 0;
-    while (whole < kPagesPerRun && page + whole < pages && tokens_of(page + whole) == kPageTokens) {
-      ++whole;
+/// Within `by_one_lane`: the first `tokens` tokens of a page, in the same slots.
+template <class M, class Stream>
+TERRAZZO_GROUP_FN void stream_page(Loader<M>& loader, Stream& stream, uint32_t page,
+                                   uint32_t kv_head, uint32_t tokens) {
+  const StepParams& params = loader.params;
+  const std::byte* const source = page_address(params, loader.layer(), page, kv_head, 0, 0);
+  const std::byte* const zeros = params.address(params.gpu, Buffer::kZeros, 0);
+  const uint32_t bytes = tokens * kRowBytes;
+  const uint32_t rest = kHalfPanelBytes - bytes;
+  for_head_panels<M>(params.shape, [&](auto panels) TERRAZZO_LAMBDA {
+    constexpr uint32_t kPanels = decltype(panels)::value;
+    if constexpr (kPanels == 1) {
+      if (rest == 0) {
+        stream.fill({source}, {kSlotBytes});
+        return;
+      }
+      const auto slot = stream.fill(bytes + kHalfPanelBytes);
+      stream.copy(slot, 0, source, bytes);
+      stream.copy(slot, kHalfPanelBytes, source + kHalfPanelBytes, bytes);
+      stream.copy(slot, kHalfPanelBytes + bytes, zeros, rest);
+    } else {
+      if (rest == 0) {
+        stream.fill({source, source + kSlotBytes}, {kSlotBytes, kSlotBytes});
+        return;
+      }
+      typename M::Slot slots[2];
+      stream.fill(slots, {2 * bytes, kSlotBytes});
+      TERRAZZO_UNROLL
+      for (uint32_t at = 0; at < kSlotBytes; at += kHalfPanelBytes) {
+        stream.copy(slots[0], at, source + at, bytes);
+        stream.copy(slots[1], at, source + kSlotBytes + at, bytes);
+        stream.copy(slots[1], at + bytes, zeros, rest);
+      }
     }
-    if (whole == 0) {
-      load_page_part(loader, id_of(page), kv_head, tokens_of(page));
-      ++page;
-      continue;
-    }
-    load_whole_pages(loader, whole, kv_head,
-                     [&](uint32_t i) TERRAZZO_LAMBDA { return id_of(page + i); });
-    page += whole;
-  }
+  });
 }
 
 /// A page on its way through a consumer; at head dimension 64 keys and values share a slot.
@@ -121,55 +120,74 @@ struct PageSlots {
   uint32_t value_offset;
 };
 
-/// The next page of the stream, once it is full.
+/// Head panels, as a constant where the machine is compiled for one size.
 template <class M>
-TERRAZZO_GROUP_FN PageSlots<M> take_page(Consumer<M>& consumer) {
-  const auto keys = consumer.use();
-  if (consumer.params.shape.head_panels() == 1) {
-    return {keys, keys, kHalfPanelBytes};
-  }
-  return {keys, consumer.use(), 0};
+TERRAZZO_GROUP_FN uint32_t head_panels_of(const ModelShape& shape) {
+  return M::kHeadPanels != 0 ? M::kHeadPanels : shape.head_panels();
 }
 
-template <class M>
-TERRAZZO_GROUP_FN void give_back_page(Consumer<M>& consumer, const PageSlots<M>& page) {
-  consumer.release(page.keys);
-  if (consumer.params.shape.head_panels() != 1) {
-    consumer.release(page.values);
-  }
-}
-
-template <class M>
-TERRAZZO_GROUP_FN void pass_page(Consumer<M>& consumer) {
-  for (uint32_t i = 0; i < slots_per_page(consumer.params.shape); ++i) {
-    consumer.pass();
-  }
-}
-
-/// Pages [begin, end) of one split into a clear `part`, one online-softmax update a page. The
-/// scores of a page are multiplied while the output of the page before is; the last page is outside
-/// the loop, since a conditional wait would serialise them. `limit_of(page, row)` tokens of a page
-/// are visible to a row.
-template <class Part, class Queries, class TakePage, class GiveBack, class LimitOf>
+/// Pages [begin, end) of one split into a clear `part`, one online-softmax update a page, one page
+/// after the other. `give_keys` says that a page's scores are complete, `give_back` that the page
+/// is. `limit_of(page, row)` tokens of a page are visible to a row.
+template <class Part, class Queries, class TakePage, class GiveKeys, class GiveBack, class LimitOf>
 TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t begin,
                                     uint32_t end, uint32_t rows, const ModelShape& shape,
-                                    TakePage take_page, GiveBack give_back, LimitOf limit_of) {
+                                    TakePage take_page, GiveKeys give_keys, GiveBack give_back,
+                                    LimitOf limit_of) {
   const uint32_t panels = shape.head_panels();
   const float scale_log2 = attention_scale_log2(shape);
-  const auto weigh = [&](uint32_t index) {
-    softmax(part, queries, rows, [&](uint32_t row) { return limit_of(index, row); }, scale_log2);
+  for (uint32_t index = begin; index < end; ++index) {
+    const auto page = take_page(index);
+    scores_async(part, queries, {page.keys, 0}, rows, panels);
+    scores_wait<0>(part);
+    give_keys(page);
+    softmax(
+        part, queries, rows, false,
+        [&](uint32_t row) TERRAZZO_LAMBDA { return limit_of(index, row); }, scale_log2);
+    rescale(part);
+    output_async(part, queries, {page.values, page.value_offset}, rows, panels);
+    output_wait(part);
+    give_back(page);
+  }
+}
+
+/// The same, the scores of a page multiplied while the output of the page before is; the last page
+/// is outside the loop, since a conditional wait would serialise them. Keys and values come one by
+/// one. All rows see pages before `whole_end` as a whole. The waits for a page's values and the
+/// next one's keys come between the softmax and the wait for the products beside it: their branches
+/// keep the compiler from moving the softmax behind that. Two pages and the keys of a third are
+/// held at most; `give_keys` says that the scores of these keys are complete, `give_back` that the
+/// page is.
+template <class Part, class Queries, class TakeKeys, class GiveKeys, class TakeValues,
+          class GiveBack, class LimitOf>
+TERRAZZO_GROUP_FN void attend_pages_ahead(Part& part, const Queries& queries, uint32_t begin,
+                                          uint32_t end, uint32_t whole_end, uint32_t rows,
+                                          const ModelShape& shape, TakeKeys take_keys,
+                                          GiveKeys give_keys, TakeValues take_values,
+                                          GiveBack give_back, LimitOf limit_of) {
+  const uint32_t panels = shape.head_panels();
+  const float scale_log2 = attention_scale_log2(shape);
+  const auto weigh = [&](uint32_t index) TERRAZZO_LAMBDA {
+    softmax(
+        part, queries, rows, index < whole_end,
+        [&](uint32_t row) TERRAZZO_LAMBDA { return limit_of(index, row); }, scale_log2);
   };
-  auto page = take_page(begin);
-  scores_async(part, queries, {page.keys, 0}, rows, panels);
+  auto keys = take_keys(begin);
+  scores_async(part, queries, {keys, 0}, rows, panels);
   scores_wait<0>(part);
+  give_keys(keys);
   weigh(begin);
+  auto page = take_values(keys);
+  keys = begin + 1 < end ? take_keys(begin + 1) : keys;
   rescale(part);
   for (uint32_t index = begin + 1; index < end; ++index) {
-    const auto next = take_page(index);
-    scores_async(part, queries, {next.keys, 0}, rows, panels);
+    scores_async(part, queries, {keys, 0}, rows, panels);
     output_async(part, queries, {page.values, page.value_offset}, rows, panels);
     scores_wait<1>(part);
+    give_keys(keys);
     weigh(index);
+    const auto next = take_values(keys);
+    keys = index + 1 < end ? take_keys(index + 1) : keys;
     output_wait(part);
     give_back(page);
     rescale(part);

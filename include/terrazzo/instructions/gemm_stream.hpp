@@ -1,6 +1,8 @@
 // The main loop that all GEMM instructions share: which slots they stream, and the multiplies.
 #pragma once
 
+#include <type_traits>
+
 #include "terrazzo/vm/consumer.hpp"
 #include "terrazzo/vm/loader.hpp"
 
@@ -40,9 +42,10 @@ struct GemmStream {
         small((instruction.flags & kSmallTokens) != 0) {}
 
   static constexpr uint32_t kPanelsPerSlot = kSlotBytes / kHalfPanelBytes;  // 2
-  static constexpr uint32_t kWeightSlotsPerTokens = 8;
-  // A token slot is given back when the next one and the weights of a k tile after that are there.
-  static_assert(2 + kWeightSlotsPerTokens + kPanelsPerColTile / kPanelsPerSlot <= kNumSlots);
+  static constexpr uint32_t kWeightSlotsPerTokens = 4;
+  // A token slot is given back when the next one and weights after that are there, and these are
+  // filled together.
+  static_assert(2 * (1 + kWeightSlotsPerTokens) <= kNumSlots);
 
   // --- plain ---
   static constexpr uint32_t kNarrowPanels = kPanelsPerSlot;
@@ -54,10 +57,12 @@ struct GemmStream {
   }
 
   // --- small ---
-  /// k tiles that consumers take at a time.
-  static constexpr TERRAZZO_GROUP_FN uint32_t small_k_per_turn(uint32_t panels) {
-    return panels <= kPanelsPerSlot ? 2 : 1;
+  /// k tiles that consumers take at a time: those of two weight slots; of one, where tokens are so
+  /// many that each weight slot has a token slot before it.
+  static constexpr TERRAZZO_GROUP_FN uint32_t small_k_per_turn(uint32_t panels, bool many_tokens) {
+    return panels > kPanelsPerSlot ? 1 : panels == 1 && !many_tokens ? 4 : 2;
   }
+  constexpr TERRAZZO_GROUP_FN bool many_tokens() const { return rows > kSmallRows / 2; }
   constexpr TERRAZZO_GROUP_FN uint32_t token_bytes() const {
     return round_up(rows, 8u) * kRowBytes;
   }
@@ -68,7 +73,7 @@ struct GemmStream {
   /// Tokens stay in their slot while the weights of these k tiles pass by; were these more than the
   /// rest of the ring, the loader would come round to that slot and wait for ever.
   constexpr TERRAZZO_GROUP_FN uint32_t k_per_token_slot() const {
-    const uint32_t turn = small_k_per_turn(panels);
+    const uint32_t turn = small_k_per_turn(panels, many_tokens());
     const uint32_t fit = kSlotBytes / token_bytes() / turn * turn;
     const uint32_t pass = kWeightSlotsPerTokens * k_per_weight_slot() / weight_slots_per_k();
     return fit < pass ? fit : pass;
@@ -111,6 +116,25 @@ TERRAZZO_GROUP_FN void load_plain(Loader<M>& loader, const GemmStream& stream,
                      });
 }
 
+/// Within `by_one_lane`: few tokens wait for every tile of the instructions before. Their first
+/// weights are on their way to slots by now, `k_done` k tiles; more, if the wait blocks, go to L2.
+template <class M>
+TERRAZZO_GROUP_FN void wait_beside_weights(Loader<M>& loader, const GemmStream& stream,
+                                           uint32_t k_done, const std::byte* weights,
+                                           uint64_t weight_stride) {
+  constexpr uint32_t kPrefetchBytes = 256 * 1024;  // of 132 SMs together 34 MB of an L2 of 50
+  if (loader.would_block_from_lane(0)) {
+    const uint32_t bytes = stream.panels * kHalfPanelBytes;
+    const uint32_t most = kPrefetchBytes / bytes;
+    const uint32_t end = stream.k_panels < most ? stream.k_panels : most;
+    for (uint32_t k = k_done; k < end; ++k, weights += weight_stride) {
+      loader.prefetch_from_lane(weights, bytes);
+    }
+  }
+  loader.wait_all_from_lane();
+}
+
+/// Token slots of several k tiles, each followed by these k tiles' weights.
 template <class M>
 TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
                                   const std::byte* weights, uint64_t weight_stride,
@@ -123,18 +147,21 @@ TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
     for (uint32_t begin = 0; begin < stream.k_panels; begin += stream.k_per_token_slot()) {
       const uint32_t count = least(stream.k_per_token_slot(), stream.k_panels - begin);
       const auto token_slot = slots.fill(count * row_bytes);
-      for (uint32_t k = 0; k < count; ++k, tokens += kPanelBytes) {
-        slots.copy(token_slot, k * stream.token_bytes(), tokens, row_bytes);
+      const auto copy_tokens = [&]() TERRAZZO_LAMBDA {
+        for (uint32_t k = 0; k < count; ++k, tokens += kPanelBytes) {
+          slots.copy(token_slot, k * stream.token_bytes(), tokens, row_bytes);
+        }
+      };
+      if (begin != 0) {
+        copy_tokens();
       }
       if (stream.panels == 1) {
         uint32_t left = count;
-        for (; left >= 4; left -= 4, weights += 4 * weight_stride) {
-          slots.template fill_strided<2, 2>(weights, weight_stride, kHalfPanelBytes);
+        for (; left >= 8; left -= 8, weights += 8 * weight_stride) {
+          slots.template fill_strided<4, 2>(weights, weight_stride, kHalfPanelBytes);
         }
-        if (left >= 2) {
+        for (; left >= 2; left -= 2, weights += 2 * weight_stride) {
           slots.template fill_strided<1, 2>(weights, weight_stride, kHalfPanelBytes);
-          weights += 2 * weight_stride;
-          left -= 2;
         }
         if (left != 0) {
           slots.template fill_strided<1, 1>(weights, weight_stride, kHalfPanelBytes);
@@ -150,36 +177,75 @@ TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
           weights += weight_stride;
         }
       } else {
-        for (uint32_t k = count; k > 0; --k, weights += weight_stride) {
-          slots.fill({weights, weights + first_bytes}, {first_bytes, second_bytes});
+        uint32_t left = count;
+        for (; left >= 2; left -= 2, weights += 2 * weight_stride) {
+          const std::byte* const next = weights + weight_stride;
+          slots.fill({weights, weights + first_bytes, next, next + first_bytes},
+                     {first_bytes, second_bytes, first_bytes, second_bytes});
         }
+        if (left != 0) {
+          slots.fill({weights, weights + first_bytes}, {first_bytes, second_bytes});
+          weights += weight_stride;
+        }
+      }
+      if (begin == 0) {
+        wait_beside_weights(loader, stream, count, weights, weight_stride);
+        copy_tokens();
       }
     }
   });
 }
 
-/// Few tokens wait for every tile of the instructions before: meanwhile the weights, all of them if
-/// they fit into `kPrefetchBytes`, go to L2.
+/// For one panel and many tokens: token slots and weight slots of two k tiles each in turn.
 template <class M>
-TERRAZZO_GROUP_FN void prefetch_weights(Loader<M>& loader, const WeightView& weight,
-                                        uint32_t layer) {
-  constexpr uint32_t kPrefetchBytes = 256 * 1024;  // of 132 SMs together 34 MB of an L2 of 50
-  const GemmStream stream(loader.instruction());
-  if (!stream.small || !loader.would_block(0)) {
-    return;
-  }
-  const uint32_t panel = loader.instruction().args.gemm.first_panel;
-  const uint32_t bytes = stream.panels * kHalfPanelBytes;
-  const uint32_t most = kPrefetchBytes / bytes;
-  loader.for_each_lane(stream.k_panels < most ? stream.k_panels : most,
-                       [&](uint32_t k) TERRAZZO_LAMBDA {
-                         loader.prefetch_from_lane(weight.at(layer, panel, k), bytes);
-                       });
+TERRAZZO_GROUP_FN void load_small_paired(Loader<M>& loader, const GemmStream& stream,
+                                         const std::byte* weights, uint64_t weight_stride,
+                                         const std::byte* tokens) {
+  constexpr uint32_t kPairs = 2;  // filled at a time
+  const uint32_t row_bytes = stream.rows * kRowBytes;
+  const uint32_t token_bytes = stream.token_bytes();
+  loader.by_one_lane(stream.slots(0).total(), [&](auto& slots) TERRAZZO_LAMBDA {
+    bool waited = false;
+    const auto wait_once = [&](uint32_t k_done) TERRAZZO_LAMBDA {
+      if (!waited) {
+        wait_beside_weights(loader, stream, k_done, weights, weight_stride);
+        waited = true;
+      }
+    };
+    uint32_t left = stream.k_panels;
+    for (; left >= 2 * kPairs; left -= 2 * kPairs) {
+      typename M::Slot pair[2 * kPairs];
+      slots.fill(pair, {2 * row_bytes, kSlotBytes, 2 * row_bytes, kSlotBytes});
+      TERRAZZO_UNROLL
+      for (uint32_t k = 0; k < 2 * kPairs; ++k, weights += weight_stride) {
+        slots.copy(pair[k / 2 * 2 + 1], k % 2 * kHalfPanelBytes, weights, kHalfPanelBytes);
+      }
+      wait_once(2 * kPairs);
+      TERRAZZO_UNROLL
+      for (uint32_t k = 0; k < 2 * kPairs; ++k, tokens += kPanelBytes) {
+        slots.copy(pair[k / 2 * 2], k % 2 * token_bytes, tokens, row_bytes);
+      }
+    }
+    while (left != 0) {
+      const uint32_t count = left < 2 ? left : 2;
+      typename M::Slot pair[2];
+      slots.fill(pair, {count * row_bytes, count * kHalfPanelBytes});
+      for (uint32_t k = 0; k < count; ++k, weights += weight_stride) {
+        slots.copy(pair[1], k * kHalfPanelBytes, weights, kHalfPanelBytes);
+      }
+      wait_once(count);
+      for (uint32_t k = 0; k < count; ++k, tokens += kPanelBytes) {
+        slots.copy(pair[0], k * token_bytes, tokens, row_bytes);
+      }
+      left -= count;
+    }
+  });
 }
 
-/// Streams weights and tokens. `tokens`: the [128, 64] tile of the rows' first k panel; the others
-/// follow it. The addresses advance by constant strides: the loader has no time to work them out
-/// for each slot.
+/// Executes the instruction's waits and streams weights and tokens; what does not change during a
+/// step may come before the waits. `tokens`: the [128, 64] tile of the rows' first k panel; the
+/// others follow it. The addresses advance by constant strides: the loader has no time to work them
+/// out for each slot.
 template <class M>
 TERRAZZO_GROUP_FN void load_gemm(Loader<M>& loader, const WeightView& weight, uint32_t layer,
                                  const std::byte* tokens) {
@@ -187,11 +253,17 @@ TERRAZZO_GROUP_FN void load_gemm(Loader<M>& loader, const WeightView& weight, ui
   const std::byte* const weights = weight.at(layer, loader.instruction().args.gemm.first_panel, 0);
   const uint64_t weight_stride = static_cast<uint64_t>(
       weight.at(layer, loader.instruction().args.gemm.first_panel, 1) - weights);
-  if (stream.small) {
-    load_small(loader, stream, weights, weight_stride, tokens);
-  } else {
+  if (!stream.small) {
+    loader.wait_all();
     load_plain(loader, stream, weights, weight_stride, tokens);
+    return;
   }
+  if (stream.panels == 1 && stream.many_tokens()) {
+    load_small_paired(loader, stream, weights, weight_stride, tokens);
+  } else {
+    load_small(loader, stream, weights, weight_stride, tokens);
+  }
+  loader.share_acquired();
 }
 
 /// acc = rows of this consumer times the weight, for a tile of up to `kPanels` panels. One multiply
@@ -223,12 +295,13 @@ TERRAZZO_GROUP_FN void multiply_plain(typename M::Accumulator& acc, Consumer<M>&
 }
 
 /// The same, operands swapped: at most `kTokens` tokens of this consumer, a tile of `kPanels` (1, 2
-/// or 4) panels, the last of which may be missing. A turn takes as many k tiles as fill two slots.
+/// or 4) panels, the last of which may be missing.
 template <class M, uint32_t kPanels, uint32_t kTokens>
 TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consumer<M>& consumer,
                                       RowSpan span) {
-  constexpr uint32_t kTurn = GemmStream::small_k_per_turn(kPanels);
-  constexpr uint32_t kSlots = kPanels == 1 ? 1 : 2;  // of weights, a turn
+  constexpr bool kManyTokens = kTokens * kNumConsumers > kSmallRows / 2;
+  constexpr uint32_t kTurn = GemmStream::small_k_per_turn(kPanels, kManyTokens);
+  constexpr uint32_t kSlots = 2;  // of weights, a turn
   const GemmStream stream(consumer.instruction());
   const uint32_t k_per_token_slot = stream.k_per_token_slot();
   const uint32_t token_stride = stream.token_bytes();
@@ -253,8 +326,8 @@ TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consume
       last[i] = weights[i];
     }
     consumer.use_run(weights);
-    mma_small<kPanels, kTokens, kTurn>(acc, tokens, token_offset, token_stride, weights[0],
-                                       weights[kSlots - 1], span.count, stream.panels);
+    mma_small_async<kPanels, kTokens, kTurn>(acc, tokens, token_offset, token_stride, weights[0],
+                                             weights[1], span.count, stream.panels);
     if (k != 0) {
       mma_wait<1>(acc);
       consumer.release_run(last);
@@ -269,30 +342,86 @@ TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consume
   if (k != 0) {
     consumer.release_run(weights);
   }
-  if (k < stream.k_panels) {  // an odd one is left
+  // What is left is less than a turn: one slot after the other.
+  const auto multiply_slot = [&](auto count) TERRAZZO_LAMBDA {
+    constexpr uint32_t kCount = decltype(count)::value;
     if (left_of_tokens == 0) {
       if (k != 0) {
         consumer.release(tokens);
       }
       tokens = consumer.use();
       token_offset = span.begin * kRowBytes;
+      left_of_tokens = k_per_token_slot;
     }
     const auto slot = consumer.use();
-    mma_small<kPanels, kTokens, 1>(acc, tokens, token_offset, token_stride, slot, slot, span.count,
-                                   stream.panels);
+    mma_small_async<kPanels, kTokens, kCount>(acc, tokens, token_offset, token_stride, slot, slot,
+                                              span.count, stream.panels);
     mma_wait<0>(acc);
     consumer.release(slot);
+    k += kCount;
+    left_of_tokens -= kCount;
+    token_offset += kCount * token_stride;
+  };
+  if constexpr (kTurn == 4) {
+    if (k + 2 <= stream.k_panels) {
+      multiply_slot(std::integral_constant<uint32_t, 2>{});
+    }
+  }
+  if constexpr (kTurn != 1) {
+    if (k < stream.k_panels) {
+      multiply_slot(std::integral_constant<uint32_t, 1>{});
+    }
   }
   consumer.release(tokens);
 }
 
+/// For one panel and many tokens, where a token slot and a weight slot make a turn.
+template <class M, uint32_t kTokens>
+TERRAZZO_GROUP_FN void multiply_small_paired(typename M::SmallAccumulator& acc,
+                                             Consumer<M>& consumer, RowSpan span) {
+  const GemmStream stream(consumer.instruction());
+  const uint32_t token_offset = span.begin * kRowBytes;
+  const uint32_t token_stride = stream.token_bytes();
+  clear(acc, span.count);
+  typename M::Slot slots[2]{};  // tokens, weights
+  typename M::Slot last[2]{};
+  uint32_t k = 0;
+  for (; k + 2 <= stream.k_panels; k += 2) {
+    last[0] = slots[0];
+    last[1] = slots[1];
+    consumer.use_run(slots);
+    mma_small_async<1, kTokens, 2>(acc, slots[0], token_offset, token_stride, slots[1], slots[1],
+                                   span.count, 1);
+    if (k != 0) {
+      mma_wait<1>(acc);
+      consumer.release_run(last);
+    }
+  }
+  mma_wait<0>(acc);
+  if (k != 0) {
+    consumer.release_run(slots);
+  }
+  if (k < stream.k_panels) {
+    consumer.use_run(slots);
+    mma_small_async<1, kTokens, 1>(acc, slots[0], token_offset, token_stride, slots[1], slots[1],
+                                   span.count, 1);
+    mma_wait<0>(acc);
+    consumer.release_run(slots);
+  }
+}
+
+/// By the tokens of the first consumer, so that both take the same turns.
 template <class M, uint32_t kPanels>
 TERRAZZO_GROUP_FN void multiply_small_panels(typename M::SmallAccumulator& acc,
                                              Consumer<M>& consumer, RowSpan span) {
-  if (span.count <= 8) {
+  const Instruction& instruction = consumer.instruction();
+  const uint32_t most = consumer_rows(instruction, instruction.args.gemm.rows, 0).count;
+  if (most <= 8) {
     multiply_small<M, kPanels, 8>(acc, consumer, span);
-  } else if (span.count <= 16) {
+  } else if (most <= 16) {
     multiply_small<M, kPanels, 16>(acc, consumer, span);
+  } else if constexpr (kPanels == 1) {
+    multiply_small_paired<M, 32>(acc, consumer, span);
   } else {
     multiply_small<M, kPanels, 32>(acc, consumer, span);
   }

@@ -23,8 +23,6 @@ struct LmHead {
   static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
-    prefetch_weights(loader, params.model.matrix(Matrix::kLmHead), 0);
-    loader.wait_all();
     load_gemm(loader, params.model.matrix(Matrix::kLmHead), 0,
               tile_address(params, params.gpu, Buffer::kCompact, args.row_block, args.k_panels, 0));
   }

@@ -25,8 +25,6 @@ struct ProjectResidual {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
     const uint32_t input_block = kIsO ? params.shape.owned_index(args.row_block) : args.row_block;
-    prefetch_weights(loader, params.model.matrix(kMatrix), loader.layer());
-    loader.wait_all();
     load_gemm(loader, params.model.matrix(kMatrix), loader.layer(),
               tile_address(params, params.gpu, kInput, input_block, args.k_panels, 0));
     const uint32_t bytes = args.rows * kRowBytes;
@@ -79,8 +77,6 @@ struct GateUpSilu {
   static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
-    prefetch_weights(loader, params.model.matrix(Matrix::kGateUp), loader.layer());
-    loader.wait_all();
     load_gemm(loader, params.model.matrix(Matrix::kGateUp), loader.layer(),
               tile_address(params, params.gpu, Buffer::kX1, args.row_block, args.k_panels, 0));
     load_lines(loader, Buffer::kSumSqX1, args.row_block, args.rows);
@@ -120,8 +116,6 @@ struct DownPartial {
   static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
     const GemmArgs& args = loader.instruction().args.gemm;
     const StepParams& params = loader.params;
-    prefetch_weights(loader, params.model.matrix(Matrix::kDown), loader.layer());
-    loader.wait_all();
     load_gemm(loader, params.model.matrix(Matrix::kDown), loader.layer(),
               tile_address(params, params.gpu, Buffer::kAct, args.row_block, args.k_panels, 0));
   }

@@ -46,14 +46,7 @@ class Consumer {
   TERRAZZO_GROUP_FN void use_run(Slot (&slots)[kCount]) {
     SlotUse uses[kCount];
     cursor_.next_run(uses);
-    if (!role_.faults().no_full_wait) {
-      wait_for_run(role_, role_.shared().slot_full, uses, 0, WaitKind::kSlotFull);
-    }
-    left_ -= kCount;
-    TERRAZZO_UNROLL
-    for (uint32_t i = 0; i < kCount; ++i) {
-      slots[i] = M::slot(role_, uses[i].slot);
-    }
+    use_all(slots, uses);
   }
 
   /// Gives slots back that follow each other in the ring.
@@ -96,14 +89,14 @@ class Consumer {
   /// Room for one value a row, until the next call.
   TERRAZZO_GROUP_FN auto row_vector() { return M::row_vector(role_, index_); }
 
-  /// Where attention holds its queries; `scratch` is a pin that both consumers share.
+  /// Where attention holds its queries.
   template <uint32_t kPanels>
   TERRAZZO_GROUP_FN auto prefill_queries() {
     return M::template prefill_queries<kPanels>(role_);
   }
   template <uint32_t kPanels, uint32_t kGroups>
-  TERRAZZO_GROUP_FN auto decode_queries(Slot scratch) {
-    return M::template decode_queries<kPanels, kGroups>(role_, index_, scratch);
+  TERRAZZO_GROUP_FN auto decode_queries() {
+    return M::template decode_queries<kPanels, kGroups>(role_, index_, stage());
   }
 
   /// A value that was written in this step, after `use` of a slot that its loader filled after the
@@ -143,6 +136,18 @@ class Consumer {
   }
 
  private:
+  template <uint32_t kCount>
+  TERRAZZO_GROUP_FN void use_all(Slot (&slots)[kCount], const SlotUse (&uses)[kCount]) {
+    if (!role_.faults().no_full_wait) {
+      wait_for_run(role_, role_.shared().slot_full, uses, 0, WaitKind::kSlotFull);
+    }
+    left_ -= kCount;
+    TERRAZZO_UNROLL
+    for (uint32_t i = 0; i < kCount; ++i) {
+      slots[i] = M::slot(role_, uses[i].slot);
+    }
+  }
+
   TERRAZZO_GROUP_FN Slot use(SlotUse use) {
     if (!role_.faults().no_full_wait) {
       role_.wait(role_.shared().slot_full[use.slot], use.phase, WaitKind::kSlotFull, use.slot);

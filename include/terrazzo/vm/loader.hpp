@@ -22,8 +22,8 @@ struct SlotPiece {
   uint32_t bytes;
 };
 
-/// Slots of a stream without pins, filled by one lane; see `Loader::by_one_lane`.
-template <class M>
+/// Slots of a stream, filled by one lane; see `Loader::by_one_lane`.
+template <class M, bool kPins>
 class SlotStream {
  public:
   using Role = typename M::Role;
@@ -31,20 +31,28 @@ class SlotStream {
   TERRAZZO_GROUP_FN SlotStream(Role& role, const RingCursor& cursor, uint32_t left, bool claimed)
       : role_(role), cursor_(cursor), left_(left), claimed_(claimed) {}
 
-  /// Fills the next `kCount` slots, once all of them are empty: slot i with `bytes[i]` bytes from
-  /// `sources[i]`.
+  /// The next `kCount` slots, once all of them are empty; exactly `bytes[i]` bytes must be copied
+  /// into slot i.
   template <uint32_t kCount>
-  TERRAZZO_GROUP_FN void fill(const std::byte* const (&sources)[kCount],
-                              const uint32_t (&bytes)[kCount]) {
+  TERRAZZO_GROUP_FN void fill(typename M::Slot (&slots)[kCount], const uint32_t (&bytes)[kCount]) {
     SlotUse uses[kCount];
     take_empty(uses);
     TERRAZZO_UNROLL
     for (uint32_t i = 0; i < kCount; ++i) {
       expect(uses[i], bytes[i]);
+      slots[i] = M::slot(role_, uses[i].slot);
     }
+  }
+
+  /// The same, a copy a slot.
+  template <uint32_t kCount>
+  TERRAZZO_GROUP_FN void fill(const std::byte* const (&sources)[kCount],
+                              const uint32_t (&bytes)[kCount]) {
+    typename M::Slot slots[kCount];
+    fill(slots, bytes);
     TERRAZZO_UNROLL
     for (uint32_t i = 0; i < kCount; ++i) {
-      copy(M::slot(role_, uses[i].slot), 0, sources[i], bytes[i]);
+      copy(slots[i], 0, sources[i], bytes[i]);
     }
   }
 
@@ -53,24 +61,24 @@ class SlotStream {
   template <uint32_t kCount, uint32_t kPieces>
   TERRAZZO_GROUP_FN void fill_strided(const std::byte* first, uint64_t stride,
                                       uint32_t piece_bytes) {
-    SlotUse uses[kCount];
-    take_empty(uses);
+    typename M::Slot slots[kCount];
+    uint32_t bytes[kCount];
     TERRAZZO_UNROLL
-    for (const SlotUse& use : uses) {
-      expect(use, kPieces * piece_bytes);
+    for (uint32_t& each : bytes) {
+      each = kPieces * piece_bytes;
     }
+    fill(slots, bytes);
     TERRAZZO_UNROLL
     for (uint32_t i = 0; i < kCount * kPieces; ++i, first += stride) {
-      copy(M::slot(role_, uses[i / kPieces].slot), i % kPieces * piece_bytes, first, piece_bytes);
+      copy(slots[i / kPieces], i % kPieces * piece_bytes, first, piece_bytes);
     }
   }
 
   /// The next slot, empty; exactly `bytes` bytes must be copied into it.
   TERRAZZO_GROUP_FN typename M::Slot fill(uint32_t bytes) {
-    SlotUse uses[1];
-    take_empty(uses);
-    expect(uses[0], bytes);
-    return M::slot(role_, uses[0].slot);
+    typename M::Slot slot[1];
+    fill(slot, {bytes});
+    return slot[0];
   }
 
   TERRAZZO_GROUP_FN void copy(typename M::Slot slot, uint32_t slot_offset, const std::byte* source,
@@ -82,7 +90,11 @@ class SlotStream {
  private:
   template <uint32_t kCount>
   TERRAZZO_GROUP_FN void take_empty(SlotUse (&uses)[kCount]) {
-    cursor_.next_run(uses);
+    if constexpr (kPins) {
+      cursor_.next_each(uses);
+    } else {
+      cursor_.next_run(uses);
+    }
     wait_for_run(role_, role_.shared().slot_empty, uses, 1, WaitKind::kSlotEmpty);
     left_ -= kCount;
     if (!claimed_ && left_ <= kClaimAheadSlots) {
@@ -123,8 +135,7 @@ class Loader {
     if (wait.count == 0) {
       return;
     }
-    const uint32_t first =
-        BankLayout::kBlocks + counter_index(params.program.counters_per_block, layer_, wait.first);
+    const uint32_t first = counter_of(wait);
     role_.acquire(params.counters(params.gpu) + first, wait.count, wait.target, WaitKind::kCounter,
                   first);
     role_.fence_acquired();
@@ -134,6 +145,25 @@ class Loader {
     for (uint32_t i = 0; i < kNumWaits; ++i) {
       wait(i);
     }
+  }
+
+  /// The same within `by_one_lane`, for the copies of that lane.
+  TERRAZZO_GROUP_FN void wait_all_from_lane() {
+    for (uint32_t i = 0; i < kNumWaits; ++i) {
+      const Wait& wait = instruction_->waits[i];
+      if (wait.count != 0) {
+        const uint32_t first = counter_of(wait);
+        role_.acquire_from_lane(params.counters(params.gpu) + first, wait.count, wait.target,
+                                WaitKind::kCounter, first);
+      }
+    }
+    role_.fence_acquired();
+  }
+
+  /// After `by_one_lane`: what its lane acquired is visible to the copies of all lanes.
+  TERRAZZO_GROUP_FN void share_acquired() {
+    M::converge(role_);
+    role_.fence_acquired();
   }
 
   /// The next slot of the stream, empty; exactly `bytes` bytes must be copied into it.
@@ -194,16 +224,21 @@ class Loader {
                      slot.index, slot_offset);
   }
 
-  /// The next `slots` slots of a stream without pins, in as few instructions a slot as there can
-  /// be: `body(stream)` fills exactly so many of a SlotStream, in one lane.
-  template <class Body>
+  /// The next `slots` slots of the stream, in as few instructions a slot as there can be:
+  /// `body(stream)` fills exactly so many of a SlotStream, in one lane. `kPins`: the instruction
+  /// has pins.
+  template <bool kPins = false, class Body>
   TERRAZZO_GROUP_FN void by_one_lane(uint32_t slots, Body body) {
     if (M::is_elected(role_)) {
-      SlotStream<M> stream(role_, cursor_, left_, claimed_);
+      SlotStream<M, kPins> stream(role_, cursor_, left_, claimed_);
       body(stream);
     }
     M::converge(role_);
-    cursor_.advance(slots);
+    if constexpr (kPins) {
+      cursor_.skip_all(slots);
+    } else {
+      cursor_.advance(slots);
+    }
     left_ -= slots;
     claimed_ = claimed_ || left_ <= kClaimAheadSlots;
   }
@@ -213,13 +248,12 @@ class Loader {
     M::prefetch(role_, source, bytes);
   }
 
-  /// Whether wait `index` would block; tells nothing about memory.
-  TERRAZZO_GROUP_FN bool would_block(uint32_t index) {
+  /// Within `by_one_lane`: whether wait `index` would block; tells nothing about memory.
+  TERRAZZO_GROUP_FN bool would_block_from_lane(uint32_t index) {
     const Wait& wait = instruction_->waits[index];
-    const uint32_t first =
-        BankLayout::kBlocks + counter_index(params.program.counters_per_block, layer_, wait.first);
     return wait.count != 0 &&
-           !role_.reached(params.counters(params.gpu) + first, wait.count, wait.target);
+           !role_.reached_from_lane(params.counters(params.gpu) + counter_of(wait), wait.count,
+                                    wait.target);
   }
 
   /// `rows` 128-byte rows, each from `source_of(row)`; those that follow each other travel
@@ -246,6 +280,11 @@ class Loader {
   TERRAZZO_GROUP_FN uint32_t slots_left() const { return left_; }
 
  private:
+  TERRAZZO_GROUP_FN uint32_t counter_of(const Wait& wait) const {
+    return BankLayout::kBlocks +
+           counter_index(params.program.counters_per_block, layer_, wait.first);
+  }
+
   TERRAZZO_GROUP_FN Slot fill(SlotUse use, uint32_t bytes) {
     auto& shared = role_.shared();
     role_.wait(shared.slot_empty[use.slot], use.phase ^ 1u, WaitKind::kSlotEmpty, use.slot);

@@ -42,10 +42,11 @@ class RingCursor {
   /// The next pin. Pins come before the stream.
   constexpr TERRAZZO_GROUP_FN SlotUse pin() { return take(slot_); }
 
-  /// The next slot of the stream: it passes over the slots pinned by this instruction.
+  /// The next slot of the stream: it passes over the slots pinned by this instruction, which must
+  /// have been taken.
   constexpr TERRAZZO_GROUP_FN SlotUse next() {
-    if (is_pinned(slot_)) {
-      slot_ = (first_pin_ + num_pins_) % kNumSlots;
+    if (num_pins_ != 0 && slot_ == first_pin_) {
+      slot_ = stream_begin();
     }
     return take(slot_);
   }
@@ -70,8 +71,17 @@ class RingCursor {
     }
   }
 
-  /// The same for any `count`, for an instruction without pins: with pins, whole rounds may leave
-  /// the cursor before them or behind them.
+  /// The same for any `count`.
+  constexpr TERRAZZO_GROUP_FN void skip_all(uint32_t count) {
+    const uint32_t most = kNumSlots - num_pins_;
+    for (; count > most; count -= most) {
+      skip(most);
+    }
+    skip(count);
+  }
+
+  /// The same in one go, for an instruction without pins: with pins, whole rounds may leave the
+  /// cursor before them or behind them.
   constexpr TERRAZZO_GROUP_FN void advance(uint32_t count) {
     if (count / kNumSlots % 2 != 0) {
       phases_ ^= (1u << kNumSlots) - 1;
@@ -90,6 +100,14 @@ class RingCursor {
     const uint32_t slots = ((1u << kCount) - 1) << slot_;
     phases_ ^= (slots | slots >> kNumSlots) & ((1u << kNumSlots) - 1);
     slot_ = slot_ + kCount < kNumSlots ? slot_ + kCount : slot_ + kCount - kNumSlots;
+  }
+
+  /// The same for any instruction.
+  template <uint32_t kCount>
+  constexpr TERRAZZO_GROUP_FN void next_each(SlotUse (&uses)[kCount]) {
+    for (SlotUse& use : uses) {
+      use = next();
+    }
   }
 
   constexpr TERRAZZO_GROUP_FN uint32_t num_pins() const { return num_pins_; }
@@ -116,10 +134,6 @@ class RingCursor {
     const uint32_t size = kNumSlots - num_pins_;
     const uint32_t slot = stream_begin() + (place < size ? place : place - size);
     return slot < kNumSlots ? slot : slot - kNumSlots;
-  }
-
-  constexpr TERRAZZO_GROUP_FN bool is_pinned(uint32_t slot) const {
-    return num_pins_ != 0 && (slot + kNumSlots - first_pin_) % kNumSlots < num_pins_;
   }
 
   constexpr TERRAZZO_GROUP_FN SlotUse take(uint32_t slot) {

@@ -135,8 +135,16 @@ class Role {
     stale_ = true;
   }
 
+  void acquire_from_lane(const uint32_t* first, uint32_t count, uint32_t target, WaitKind kind,
+                         uint32_t index) {
+    acquire(first, count, target, kind, index);
+  }
+
   /// Whether counters have reached the target: only a guess of what a wait would find.
   static bool reached(const uint32_t* first, uint32_t count, uint32_t target) {
+    return counters_reached(first, count, target);
+  }
+  static bool reached_from_lane(const uint32_t* first, uint32_t count, uint32_t target) {
     return counters_reached(first, count, target);
   }
 

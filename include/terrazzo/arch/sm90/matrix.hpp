@@ -29,6 +29,14 @@ __device__ __forceinline__ void load_matrices(uint32_t (&values)[4], uint32_t ad
                : "memory");
 }
 
+/// The same, each transposed. PTX: ldmatrix
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&values)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(values[0]), "=r"(values[1]), "=r"(values[2]), "=r"(values[3])
+               : "r"(address)
+               : "memory");
+}
+
 /// d[16, 8] += a[16, 16] * b[8, 16]^T by a warp: bf16 operands, fp32 accumulators. The same bits as
 /// wgmma (docs/performance/probes.md). PTX: mma.sync
 __device__ __forceinline__ void multiply_matrices(float* d, const uint32_t (&a)[4], uint32_t b_low,

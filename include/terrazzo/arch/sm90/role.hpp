@@ -98,22 +98,24 @@ class Role {
   }
 
   /// After work by single lanes: all lanes are here, and know if one of them gave up.
-  __device__ __forceinline__ void converge() { aborted_ = __any_sync(~0u, aborted_); }
+  __device__ __forceinline__ void converge() {
+    __syncwarp();
+    aborted_ = __any_sync(~0u, aborted_);
+  }
 
   // --- counters ---
 
   __device__ __forceinline__ void acquire(const uint32_t* first, uint32_t count, uint32_t target,
                                           WaitKind kind, uint32_t index) {
-    const uint64_t begin = globaltimer_ns();
-    for (uint32_t i = lane_; i < count && !aborted_; i += kWarpThreads) {
-      uint32_t seen = load_acquire(first + i);
-      for (uint32_t tries = 1; seen < target; ++tries, seen = load_acquire(first + i)) {
-        if (tries % kTriesPerLook == 0 && give_up(begin, kind, index + i, seen, target)) {
-          break;
-        }
-      }
-    }
+    poll(first, lane_, count, kWarpThreads, target, kind, index);
     aborted_ = __any_sync(~0u, aborted_);
+  }
+
+  /// The same by the calling lane alone, which then issues the copies.
+  __device__ __forceinline__ void acquire_from_lane(const uint32_t* first, uint32_t count,
+                                                    uint32_t target, WaitKind kind,
+                                                    uint32_t index) {
+    poll(first, 0, count, 1, target, kind, index);
   }
 
   /// Whether counters have reached the target, without waiting or ordering.
@@ -123,6 +125,16 @@ class Role {
       all &= ld_relaxed_gpu(first + i) >= target;
     }
     return __all_sync(~0u, all);
+  }
+
+  /// The same by the calling lane alone.
+  __device__ __forceinline__ bool reached_from_lane(const uint32_t* first, uint32_t count,
+                                                    uint32_t target) {
+    bool all = true;
+    for (uint32_t i = 0; i < count; ++i) {
+      all &= ld_relaxed_gpu(first + i) >= target;
+    }
+    return all;
   }
 
   /// Makes what was acquired visible to this role's copies.
@@ -229,6 +241,20 @@ class Role {
  private:
   __device__ __forceinline__ uint32_t load_acquire(const uint32_t* counter) const {
     return launch_.world == 1 ? ld_acquire_gpu(counter) : ld_acquire_sys(counter);
+  }
+
+  __device__ __forceinline__ void poll(const uint32_t* first, uint32_t begin_index, uint32_t count,
+                                       uint32_t step, uint32_t target, WaitKind kind,
+                                       uint32_t index) {
+    const uint64_t begin = globaltimer_ns();
+    for (uint32_t i = begin_index; i < count && !aborted_; i += step) {
+      uint32_t seen = load_acquire(first + i);
+      for (uint32_t tries = 1; seen < target; ++tries, seen = load_acquire(first + i)) {
+        if (tries % kTriesPerLook == 0 && give_up(begin, kind, index + i, seen, target)) {
+          break;
+        }
+      }
+    }
   }
 
   /// True when the launch is over for this role: another raised the flag, or the time is up. Takes

@@ -5,6 +5,7 @@
 #include "terrazzo/arch/host/simd/simd.hpp"
 #include "terrazzo/arch/host/slot.hpp"
 #include "terrazzo/core/shape.hpp"
+#include "terrazzo/tile/host/panel.hpp"
 #include "terrazzo/tile/host/tiles.hpp"
 
 namespace terrazzo::host {
@@ -69,9 +70,9 @@ template <int kInFlight>
 inline void scores_wait(AttentionTile&) {}
 
 /// Probabilities of the page whose scores are complete; `limit_of(row)` tokens of it are visible to
-/// a row.
+/// a row. On other machines limits need not be looked at where the page is visible as a whole.
 template <class LimitOf>
-inline void softmax(AttentionTile& tile, const Queries&, uint32_t rows, LimitOf limit_of,
+inline void softmax(AttentionTile& tile, const Queries&, uint32_t rows, bool, LimitOf limit_of,
                     float scale_log2) {
   tile.keys = tile.scored;
   tile.scale_log2 = scale_log2;
@@ -131,6 +132,13 @@ inline Panel take_attention(const AttentionTile& tile, uint32_t panel, uint32_t 
     }
   }
   return out;
+}
+
+/// Rounded row r becomes row first + r of the stage, where it has its place in a tile.
+inline void store_rows(Stage& stage, const Panel& panel, uint32_t first, uint32_t rows) {
+  Stage shifted = stage;
+  shifted.tile += first * kRowBytes;
+  store_panel(shifted, panel, rows, [&](uint32_t row) { return first + row; });
 }
 
 /// Rows [first, first + rows) as partial results in the stage: output, maximum, sum.

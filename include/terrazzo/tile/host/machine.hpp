@@ -13,6 +13,7 @@ namespace terrazzo::host {
 
 struct TileMachine : Machine {
   static constexpr uint32_t kHeadPanels = 0;  // any
+  static constexpr bool kScoresNeedNoKeys = false;  // they are computed with the output
 
   using Accumulator = host::Accumulator;
   using SmallAccumulator = host::Accumulator;
@@ -33,7 +34,7 @@ struct TileMachine : Machine {
     return queries;
   }
   template <uint32_t kPanels, uint32_t kGroups>
-  static Queries decode_queries(Role&, uint32_t, const Slot&) {
+  static Queries decode_queries(Role&, uint32_t, const Stage&) {
     Queries queries;
     return queries;
   }

@@ -30,11 +30,12 @@ void mma_async(Accumulator& acc, const Slot& a, uint32_t a_row, const Slot& b0, 
 }
 
 /// The same with few tokens, `kCount` k tiles: tokens from byte `token_offset` of slot `tokens` on,
-/// k tiles `token_stride` apart. Weights: one panel, its k tiles in `w0`; two panels, a k tile a
+/// k tiles `token_stride` apart. Weights: one panel, two k tiles a slot; two panels, a k tile a
 /// slot; four, two panels a slot.
 template <uint32_t kPanels, uint32_t kTokens, uint32_t kCount>
-void mma_small(Accumulator& acc, const Slot& tokens, uint32_t token_offset, uint32_t token_stride,
-               const Slot& w0, const Slot& w1, uint32_t rows, uint32_t panels) {
+void mma_small_async(Accumulator& acc, const Slot& tokens, uint32_t token_offset,
+                     uint32_t token_stride, const Slot& w0, const Slot& w1, uint32_t rows,
+                     uint32_t panels) {
   const auto multiply = [&](uint32_t k, uint32_t first_panel, const Slot& weights, uint32_t offset,
                             uint32_t count) {
     gemm_panel(&acc.values[0][first_panel * kPanelCols], kColTile,
@@ -43,7 +44,7 @@ void mma_small(Accumulator& acc, const Slot& tokens, uint32_t token_offset, uint
   };
   for (uint32_t k = 0; k < kCount; ++k) {
     if (kPanels == 1) {
-      multiply(k, 0, w0, k * kHalfPanelBytes, 1);
+      multiply(k, 0, k < 2 ? w0 : w1, k % 2 * kHalfPanelBytes, 1);
     } else if (kPanels == 2) {
       multiply(k, 0, k == 0 ? w0 : w1, 0, panels);
     } else {

@@ -14,13 +14,16 @@ __device__ __forceinline__ PrefillQueries<kPanels> prefill_queries(Role& role) {
   return queries;
 }
 
-/// `scratch` is the same slot for both consumers.
+/// `stage` may be written.
 template <uint32_t kPanels, uint32_t kGroups>
 __device__ __forceinline__ DecodeQueries<kPanels, kGroups> decode_queries(Role& role,
                                                                           uint32_t consumer,
-                                                                          const Slot& scratch) {
-  return {scratch.data + consumer * (kSlotBytes / kNumConsumers), consumer_barrier(consumer),
-          role.shared().maxima[consumer]};
+                                                                          const Stage& stage) {
+  constexpr uint32_t kBytes = DecodeQueries<kPanels, kGroups>::kProbabilityBytes;
+  return {stage.tile + kStageBytes - kBytes,
+          consumer_barrier(consumer),
+          shared_address(role.shared().maxima[consumer]),
+          {}};
 }
 
 }  // namespace terrazzo::sm90

@@ -1,32 +1,33 @@
 // Attention of one token's query heads, operands swapped: S^T = K Q^T, O^T += V^T P^T. Columns are
-// heads, 8 or 16; Q and P^T lie in shared memory.
+// heads, 8 or 16. By mma.sync, with the bits of wgmma: products this narrow are chains of
+// latencies, and these need neither fences nor waits (docs/performance/log.md).
 #pragma once
 
 #include "terrazzo/arch/sm90/matrix.hpp"
-#include "terrazzo/arch/sm90/wgmma.hpp"
+#include "terrazzo/arch/sm90/shared_pair.hpp"
 #include "terrazzo/core/shape.hpp"
 #include "terrazzo/tile/sm90/attention_softmax.hpp"
+#include "terrazzo/tile/sm90/mma.hpp"
 #include "terrazzo/tile/sm90/tiles.hpp"
 
 namespace terrazzo::sm90 {
 
 inline constexpr uint32_t kGroupHeads = 8;
 inline constexpr uint32_t kGroupTileBytes = kGroupHeads * kRowBytes;  // a swizzle atom
+inline constexpr uint32_t kStepPairsPerPanel = kStepsPerPanel / 2;    // of k16 steps
 
-/// A consumer's half of the scratch slot: [panels][heads][64] queries, then P^T of two pages.
+/// P^T of a page, [heads][64 tokens], lies at the end of a stage that the consumer may write; rows
+/// on their way out are at its beginning. Every warp has the queries as fragments.
 template <uint32_t kPanels, uint32_t kGroups>
 struct DecodeQueries {
-  static constexpr uint32_t kTileBytes = kGroups * kGroupTileBytes;
-  static_assert((kPanels + 2) * kTileBytes <= kSlotBytes / kNumConsumers);
+  static constexpr uint32_t kProbabilityBytes = kGroups * kGroupTileBytes;
+  static_assert(kGroupHeads * (kPanels * kPanelCols + 4) * sizeof(float) + kProbabilityBytes <=
+                kStageBytes);  // partial results of 8 heads are the most that goes out at once
 
-  uint32_t scratch;
-  uint32_t barrier;                  // named barrier of the consumer
-  float (*maxima)[kMaxDecodeHeads];  // by warp
-
-  __device__ __forceinline__ uint32_t panel(uint32_t p) const { return scratch + p * kTileBytes; }
-  __device__ __forceinline__ uint32_t probabilities(uint32_t parity) const {
-    return scratch + (kPanels + parity) * kTileBytes;
-  }
+  uint32_t probabilities;
+  uint32_t barrier;  // named barrier of the consumer
+  uint32_t maxima;   // float [warp][kMaxDecodeHeads] in shared memory
+  uint32_t steps[kPanels][kGroups][kStepPairsPerPanel][4];
 };
 
 /// The state of up to 8 * kGroups heads. Threads with the same `pair` have the same maxima and
@@ -38,29 +39,29 @@ struct DecodeAttention {
   float max[2 * kGroups];
   float scores[4 * kGroups];  // [token][head]
   float alpha[2 * kGroups];
-  uint32_t parity;  // of the P^T that is being added
 };
 
-/// Rows [first_row, first_row + rows), of one 8-row group, are copied.
+/// Two k16 steps of the 8 rows of an operand tile, as two pairs of fragments.
+__device__ __forceinline__ void load_step_pair(uint32_t (&steps)[4], uint32_t tile, uint32_t pair) {
+  const uint32_t lane = thread_place().thread % kWarpThreads;
+  load_matrices(steps, tile + chunk_offset(lane % 8, pair * 4 + lane / 8));
+}
+
+/// Whole groups of 8 heads; what follows the last head is never read as a result. `panel` is a
+/// constant.
 template <uint32_t kPanels, uint32_t kGroups>
 __device__ __forceinline__ void load_queries(DecodeQueries<kPanels, kGroups>& queries,
                                              uint32_t panel, const Slot& slot, uint32_t offset,
-                                             uint32_t first_row, uint32_t rows) {
-  constexpr uint32_t kChunks = kRowBytes / kChunkBytes;
-  named_barrier_sync(queries.barrier, kConsumerThreads);  // products with the last queries are done
-  const uint32_t thread = thread_place().thread;
-  const uint32_t row = thread / kChunks;
-  if (row < rows) {
-    const uint32_t chunk = thread % kChunks;
-    const uint32_t from = slot.data + offset + chunk_offset(first_row + row, chunk);
-    const uint32_t to = queries.panel(panel) + chunk_offset(row, chunk);
-    *static_cast<uint4*>(__cvta_shared_to_generic(to)) =
-        *static_cast<const uint4*>(__cvta_shared_to_generic(from));
+                                             uint32_t, uint32_t) {
+#pragma unroll
+  for (uint32_t group = 0; group < kGroups; ++group) {
+#pragma unroll
+    for (uint32_t pair = 0; pair < kStepPairsPerPanel; ++pair) {
+      load_step_pair(queries.steps[panel][group][pair],
+                     slot.data + offset + group * kGroupTileBytes, pair);
+    }
   }
-  fence_proxy_async_shared();
-  named_barrier_sync(queries.barrier, kConsumerThreads);
 }
-static_assert(kMaxDecodeHeads * kRowBytes / kChunkBytes <= kConsumerThreads);
 
 template <uint32_t kPanels, uint32_t kGroups>
 __device__ __forceinline__ void clear(DecodeAttention<kPanels, kGroups>& tile, uint32_t, uint32_t) {
@@ -76,55 +77,52 @@ __device__ __forceinline__ void clear(DecodeAttention<kPanels, kGroups>& tile, u
     value = 0.0f;
   }
 #pragma unroll
-  for (float& value : tile.scores) {
-    value = 0.0f;
-  }
-#pragma unroll
   for (uint32_t h = 0; h < 2 * kGroups; ++h) {
     tile.max[h] = kMinusInfinity;
     tile.alpha[h] = 0.0f;
   }
-  tile.parity = 0;
 }
 
+/// Each warp multiplies 16 tokens; done at return.
 template <uint32_t kPanels, uint32_t kGroups>
 __device__ __forceinline__ void scores_async(DecodeAttention<kPanels, kGroups>& tile,
                                              const DecodeQueries<kPanels, kGroups>& queries,
                                              PageRef keys, uint32_t, uint32_t) {
-  const uint64_t rows = k_major_descriptor(keys.address());
-  wgmma_fence();
+  const MatrixPlace place = matrix_place();
+#pragma unroll
+  for (float& value : tile.scores) {
+    value = 0.0f;
+  }
 #pragma unroll
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
+    const uint32_t rows = keys.address() + panel * kHalfPanelBytes;
 #pragma unroll
-    for (uint32_t step = 0; step < kRowBytes / kStepBytes; ++step) {
-      wgmma_async<false, false>(
-          tile.scores, advance_descriptor(rows, panel * kHalfPanelBytes + step * kStepBytes),
-          advance_descriptor(k_major_descriptor(queries.panel(panel)), step * kStepBytes),
-          panel + step != 0);
+    for (uint32_t step = 0; step < kStepsPerPanel; ++step) {
+      uint32_t a[4];
+      load_matrices(a, rows + chunk_offset(place.row, step * 2 + place.chunk));
+#pragma unroll
+      for (uint32_t group = 0; group < kGroups; ++group) {
+        const uint32_t* const b = queries.steps[panel][group][step / 2] + step % 2 * 2;
+        multiply_matrices(tile.scores + group * 4, a, b[0], b[1]);
+      }
     }
   }
-  wgmma_commit();
 }
 
-/// Until the scores are complete; `kInFlight` products were issued after them.
 template <int kInFlight, uint32_t kPanels, uint32_t kGroups>
-__device__ __forceinline__ void scores_wait(DecodeAttention<kPanels, kGroups>& tile) {
-  wgmma_wait<kInFlight>();
-  pin_registers(tile.scores);
-}
+__device__ __forceinline__ void scores_wait(DecodeAttention<kPanels, kGroups>&) {}
 
-/// Heads are masked alike. The maxima of the warps meet in shared memory, and P^T goes there,
-/// beside the one that is being added; the maxima's barrier also tells that the page before that
-/// one is done with its P^T.
+/// Heads are masked alike. The maxima of the warps meet in shared memory, and P^T goes there; the
+/// maxima's barrier also tells that all warps have added the P^T before.
 template <uint32_t kPanels, uint32_t kGroups, class LimitOf>
 __device__ __forceinline__ void softmax(DecodeAttention<kPanels, kGroups>& tile,
                                         const DecodeQueries<kPanels, kGroups>& queries, uint32_t,
-                                        LimitOf limit_of, float scale_log2) {
+                                        bool, LimitOf limit_of, float scale_log2) {
   const ThreadPlace place = thread_place();
   const uint32_t warp = place.thread / kWarpThreads;
   const uint32_t lane = place.thread % kWarpThreads;
   const uint32_t limit = limit_of(0);
-  float masked[4 * kGroups];  // not into the scores: that would serialise the products (C7511)
+  float masked[4 * kGroups];
   float highest[2 * kGroups];
 #pragma unroll
   for (uint32_t i = 0; i < 4 * kGroups; ++i) {
@@ -139,25 +137,37 @@ __device__ __forceinline__ void softmax(DecodeAttention<kPanels, kGroups>& tile,
     for (uint32_t distance = 4; distance < kWarpThreads; distance *= 2) {
       highest[h] = fmaxf(highest[h], __shfl_xor_sync(~0u, highest[h], distance));
     }
+  }
+  constexpr uint32_t kWarpBytes = kMaxDecodeHeads * sizeof(float);
+  const uint32_t maxima = queries.maxima + place.pair * sizeof(float);
+#pragma unroll
+  for (uint32_t group = 0; group < kGroups; ++group) {
     if (lane < 4) {
-      queries.maxima[warp][h / 2 * kGroupHeads + place.pair + h % 2] = highest[h];
+      store_pair(maxima + warp * kWarpBytes + group * kGroupHeads * sizeof(float),
+                 highest[group * 2], highest[group * 2 + 1]);
     }
   }
   named_barrier_sync(queries.barrier, kConsumerThreads);
   float reference[2 * kGroups];
 #pragma unroll
-  for (uint32_t h = 0; h < 2 * kGroups; ++h) {
-    const uint32_t head = h / 2 * kGroupHeads + place.pair + h % 2;
+  for (uint32_t group = 0; group < kGroups; ++group) {
+    float* const both = highest + group * 2;
 #pragma unroll
     for (uint32_t w = 0; w < kWarpsPerConsumer; ++w) {
-      highest[h] = fmaxf(highest[h], queries.maxima[w][head]);
+      float others[2];
+      load_pair(others[0], others[1],
+                maxima + w * kWarpBytes + group * kGroupHeads * sizeof(float));
+      both[0] = fmaxf(both[0], others[0]);
+      both[1] = fmaxf(both[1], others[1]);
     }
+  }
+#pragma unroll
+  for (uint32_t h = 0; h < 2 * kGroups; ++h) {
     const SoftmaxUpdate update = update_maximum(tile.max[h], highest[h], scale_log2);
     tile.alpha[h] = update.alpha;
     reference[h] = update.reference;
   }
-  const uint32_t target =
-      queries.probabilities(tile.parity ^ 1u) + chunk_offset(lane % 8, warp * 2 + lane / 8 % 2);
+  const uint32_t target = queries.probabilities + chunk_offset(lane % 8, warp * 2 + lane / 8 % 2);
 #pragma unroll
   for (uint32_t group = 0; group < kGroups; ++group) {
     float p[4];
@@ -168,7 +178,6 @@ __device__ __forceinline__ void softmax(DecodeAttention<kPanels, kGroups>& tile,
     store_matrices_transposed(target + group * kGroupTileBytes, pack_bf16x2(p[0], p[1]),
                               pack_bf16x2(p[2], p[3]));
   }
-  fence_proxy_async_shared();
   named_barrier_sync(queries.barrier, kConsumerThreads);
 }
 
@@ -184,42 +193,51 @@ __device__ __forceinline__ void rescale(DecodeAttention<kPanels, kGroups>& tile)
       panel[i] = __fmul_rn(panel[i], alpha);
     }
   }
-  tile.parity ^= 1u;
 }
 
+/// Each warp multiplies 16 columns of each head panel; done at return.
 template <uint32_t kPanels, uint32_t kGroups>
 __device__ __forceinline__ void output_async(DecodeAttention<kPanels, kGroups>& tile,
                                              const DecodeQueries<kPanels, kGroups>& queries,
                                              PageRef values, uint32_t, uint32_t) {
   constexpr uint32_t kStepRows = 16;
-  constexpr uint32_t kOnes = 0x3f803f80;  // two bf16
-  const uint32_t ones[4] = {kOnes, kOnes, kOnes, kOnes};
-  const uint32_t probabilities = queries.probabilities(tile.parity);
-  wgmma_fence();
+  constexpr uint32_t kOnePair = 0x3f803f80;  // two bf16
+  const uint32_t ones[4] = {kOnePair, kOnePair, kOnePair, kOnePair};
+  const uint32_t warp = thread_place().thread / kWarpThreads;
+  const uint32_t lane = thread_place().thread % kWarpThreads;
+  // Tokens 0 to 7 of both column halves, then 8 to 15: the order of a fragment's matrices.
+  const uint32_t token = lane / 16 * 8 + lane % 8;
+  const uint32_t chunk = warp * 2 + lane / 8 % 2;
+  uint32_t b[kGroups][kStepPairsPerPanel][4];
+#pragma unroll
+  for (uint32_t group = 0; group < kGroups; ++group) {
+#pragma unroll
+    for (uint32_t pair = 0; pair < kStepPairsPerPanel; ++pair) {
+      load_step_pair(b[group][pair], queries.probabilities + group * kGroupTileBytes, pair);
+    }
+  }
 #pragma unroll
   for (uint32_t step = 0; step < kPageTokens / kStepRows; ++step) {
-    const uint64_t b = advance_descriptor(k_major_descriptor(probabilities), step * kStepBytes);
+    uint32_t a[kPanels][4];
 #pragma unroll
     for (uint32_t panel = 0; panel < kPanels; ++panel) {
-      const uint64_t a =
-          advance_descriptor(tile_descriptor(values.address(), kHalfPanelBytes, kSwizzleAtomBytes),
-                             panel * kHalfPanelBytes + step * kStepRows * kRowBytes);
-      wgmma_async<true, false>(tile.out[panel], a, b, 1);
+      load_matrices_transposed(a[panel], values.address() + panel * kHalfPanelBytes +
+                                             chunk_offset(step * kStepRows + token, chunk));
     }
-    wgmma_async<false>(tile.sum, ones, b, 1);
+#pragma unroll
+    for (uint32_t group = 0; group < kGroups; ++group) {
+      const uint32_t* const p = b[group][step / 2] + step % 2 * 2;
+#pragma unroll
+      for (uint32_t panel = 0; panel < kPanels; ++panel) {
+        multiply_matrices(tile.out[panel] + group * 4, a[panel], p[0], p[1]);
+      }
+      multiply_matrices(tile.sum + group * 4, ones, p[0], p[1]);
+    }
   }
-  wgmma_commit();
 }
 
 template <uint32_t kPanels, uint32_t kGroups>
-__device__ __forceinline__ void output_wait(DecodeAttention<kPanels, kGroups>& tile) {
-  wgmma_wait<0>();
-#pragma unroll
-  for (auto& panel : tile.out) {
-    pin_registers(panel);
-  }
-  pin_registers(tile.sum);
-}
+__device__ __forceinline__ void output_wait(DecodeAttention<kPanels, kGroups>&) {}
 
 /// total = total (+) part, head by head; an empty part changes nothing.
 template <uint32_t kPanels, uint32_t kGroups>
@@ -263,7 +281,7 @@ __device__ __forceinline__ DecodePanel<kGroups> take_attention(
   DecodePanel<kGroups> out{};
 #pragma unroll
   for (uint32_t i = 0; i < 4 * kGroups; ++i) {
-    const float inverse = __frcp_rn(tile.sum[i]);
+    const float inverse = rcp_approx(tile.sum[i]);
 #pragma unroll
     for (uint32_t p = 0; p < kPanels; ++p) {
       if (p == panel) {

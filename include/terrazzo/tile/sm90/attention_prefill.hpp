@@ -1,17 +1,21 @@
-// Attention of 64 query rows: S = Q K^T, O += P V; Q in shared memory, P in registers.
+// Attention of 64 query rows: S = Q K^T, O += P V; Q and P in registers.
 #pragma once
 
+#include "terrazzo/arch/sm90/matrix.hpp"
 #include "terrazzo/arch/sm90/special.hpp"
 #include "terrazzo/arch/sm90/wgmma.hpp"
 #include "terrazzo/tile/sm90/attention_softmax.hpp"
+#include "terrazzo/tile/sm90/panel_move.hpp"
 #include "terrazzo/tile/sm90/tiles.hpp"
 
 namespace terrazzo::sm90 {
 
-/// Queries stay in their slots: 64 rows of each panel, of which `first` and on are the unit's.
+/// 64 rows as fragments, 16 columns each, of which row `first` and on are the unit's. In shared
+/// memory their reads, beside those of the keys, would take as long as the products.
 template <uint32_t kPanels>
 struct PrefillQueries {
-  uint32_t tiles[kPanels];
+  static constexpr uint32_t kStepsPerPanel = kRowBytes / kStepBytes;
+  uint32_t steps[kPanels * kStepsPerPanel][4];
   uint32_t first;
   uint32_t ones;  // a tile of ones, for the sums
 };
@@ -29,18 +33,18 @@ struct PrefillAttention {
   float alpha[2];
 };
 
-/// Rows [first_row, first_row + rows) of a swizzled tile at byte `offset` of a slot, which must be
-/// held as long as the queries are used.
+/// Rows [first_row, first_row + rows) of a swizzled tile at byte `offset` of a slot; `panel` is a
+/// constant.
 template <uint32_t kPanels>
 __device__ __forceinline__ void load_queries(PrefillQueries<kPanels>& queries, uint32_t panel,
                                              const Slot& slot, uint32_t offset, uint32_t first_row,
                                              uint32_t) {
-  const uint32_t half = first_row / kHalfRows * kHalfPanelBytes;
+  const MatrixPlace place = matrix_place();
+  const uint32_t tile = slot.data + offset + first_row / kHalfRows * kHalfPanelBytes;
 #pragma unroll
-  for (uint32_t p = 0; p < kPanels; ++p) {
-    if (p == panel) {
-      queries.tiles[p] = slot.data + offset + half;
-    }
+  for (uint32_t step = 0; step < queries.kStepsPerPanel; ++step) {
+    load_matrices(queries.steps[panel * queries.kStepsPerPanel + step],
+                  tile + chunk_offset(place.row, step * 2 + place.chunk));
   }
   queries.first = first_row % kHalfRows;
 }
@@ -84,12 +88,10 @@ __device__ __forceinline__ void scores_async(PrefillAttention<kPanels>& tile,
 #pragma unroll
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
 #pragma unroll
-    for (uint32_t step = 0; step < kRowBytes / kStepBytes; ++step) {
-      wgmma_async<false, false>(
-          tile.scores,
-          advance_descriptor(k_major_descriptor(queries.tiles[panel]), step * kStepBytes),
-          advance_descriptor(columns, panel * kHalfPanelBytes + step * kStepBytes),
-          panel + step != 0);
+    for (uint32_t step = 0; step < queries.kStepsPerPanel; ++step) {
+      wgmma_async<false>(tile.scores, queries.steps[panel * queries.kStepsPerPanel + step],
+                         advance_descriptor(columns, panel * kHalfPanelBytes + step * kStepBytes),
+                         panel + step != 0);
     }
   }
   wgmma_commit();
@@ -102,50 +104,47 @@ __device__ __forceinline__ void scores_wait(PrefillAttention<kPanels>& tile) {
   pin_registers(tile.scores);
 }
 
+/// `whole`: all rows see the whole page.
 template <uint32_t kPanels, class LimitOf>
 __device__ __forceinline__ void softmax(PrefillAttention<kPanels>& tile,
-                                        const PrefillQueries<kPanels>& queries, uint32_t rows,
-                                        LimitOf limit_of, float scale_log2) {
-  const ThreadPlace place = thread_place();
-  uint32_t limits[2];
-  float highest[2];
+                                        const PrefillQueries<kPanels>& queries, uint32_t,
+                                        bool whole, LimitOf limit_of, float scale_log2) {
+  if (!whole) {
+    const ThreadPlace place = thread_place();
+    uint32_t limits[2];
 #pragma unroll
-  for (uint32_t half = 0; half < 2; ++half) {
-    const uint32_t row =
-        place.row + half * 8 - queries.first;  // of the unit; wraps for rows before it
-    limits[half] = row < rows ? limit_of(row) : 0;
-    highest[half] = kMinusInfinity;
-  }
-  pin_registers(limits);  // else they are compared with every token before the products are issued
-  float masked[kPageTokens / 2];  // not into the scores: that would serialise the products (C7511)
-#pragma unroll
-  for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
-    masked[i] = tile.scores[i];
-  }
-  if (__any_sync(~0u, limits[0] < kPageTokens || limits[1] < kPageTokens)) {
+    for (uint32_t half = 0; half < 2; ++half) {
+      // Of the unit; wraps for rows before it, whose results nobody reads.
+      limits[half] = limit_of(place.row + half * 8 - queries.first) - place.pair;
+    }
 #pragma unroll
     for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
-      const uint32_t token = i / 4 * 8 + place.pair + i % 2;
-      masked[i] = token < limits[i % 4 / 2] ? masked[i] : kMinusInfinity;
+      const auto token = static_cast<int32_t>(i / 4 * 8 + i % 2);
+      if (token >= static_cast<int32_t>(limits[i % 4 / 2])) {
+        tile.scores[i] = kMinusInfinity;
+      }
     }
   }
 #pragma unroll
-  for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
-    highest[i % 4 / 2] = fmaxf(highest[i % 4 / 2], masked[i]);
-  }
-  float reference[2];
-#pragma unroll
   for (uint32_t half = 0; half < 2; ++half) {
-    // A row's columns are spread over four lanes.
-    highest[half] = fmaxf(highest[half], __shfl_xor_sync(~0u, highest[half], 1));
-    highest[half] = fmaxf(highest[half], __shfl_xor_sync(~0u, highest[half], 2));
-    const SoftmaxUpdate update = update_maximum(tile.max[half], highest[half], scale_log2);
-    tile.alpha[half] = update.alpha;
-    reference[half] = update.reference;
-  }
+    float highest = tile.scores[half * 2];
 #pragma unroll
-  for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
-    tile.next[i] = probability(masked[i], scale_log2, reference[i % 4 / 2]);
+    for (uint32_t i = 1; i < kPageTokens / 2; ++i) {
+      if (i % 4 / 2 == half) {
+        highest = fmaxf(highest, tile.scores[i]);
+      }
+    }
+    // A row's columns are spread over four lanes.
+    highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
+    highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
+    const SoftmaxUpdate update = update_maximum(tile.max[half], highest, scale_log2);
+    tile.alpha[half] = update.alpha;
+#pragma unroll
+    for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
+      if (i % 4 / 2 == half) {
+        tile.next[i] = probability(tile.scores[i], scale_log2, update.reference);
+      }
+    }
   }
   pin_registers(tile.next);  // else all this comes after the wait for the products beside it
   tile.first = queries.first;
@@ -156,13 +155,15 @@ __device__ __forceinline__ void softmax(PrefillAttention<kPanels>& tile,
 /// registers of a running product, and all products serialised (C7513).
 template <uint32_t kPanels>
 __device__ __forceinline__ void rescale(PrefillAttention<kPanels>& tile) {
+  if (__any_sync(~0u, tile.alpha[0] != 1.0f || tile.alpha[1] != 1.0f)) {
 #pragma unroll
-  for (uint32_t i = 0; i < kPanels * kPanelCols / 2; ++i) {
-    tile.out[i] = __fmul_rn(tile.out[i], tile.alpha[i % 4 / 2]);
-  }
+    for (uint32_t i = 0; i < kPanels * kPanelCols / 2; ++i) {
+      tile.out[i] = __fmul_rn(tile.out[i], tile.alpha[i % 4 / 2]);
+    }
 #pragma unroll
-  for (uint32_t i = 0; i < 4; ++i) {
-    tile.sum[i] = __fmul_rn(tile.sum[i], tile.alpha[i / 2]);
+    for (uint32_t i = 0; i < 4; ++i) {
+      tile.sum[i] = __fmul_rn(tile.sum[i], tile.alpha[i / 2]);
+    }
   }
 #pragma unroll
   for (uint32_t step = 0; step < kPageTokens / 16; ++step) {
@@ -264,7 +265,7 @@ __device__ __forceinline__ void for_each_element(ShiftedPanel& panel, F f) {
 template <uint32_t kPanels>
 __device__ __forceinline__ ShiftedPanel take_attention(const PrefillAttention<kPanels>& tile,
                                                        uint32_t panel, uint32_t, uint32_t) {
-  const float inverse[2] = {__frcp_rn(tile.sum[0]), __frcp_rn(tile.sum[2])};
+  const float inverse[2] = {rcp_approx(tile.sum[0]), rcp_approx(tile.sum[2])};
   ShiftedPanel out{{}, tile.first};
 #pragma unroll
   for (uint32_t p = 0; p < kPanels; ++p) {
@@ -276,6 +277,13 @@ __device__ __forceinline__ ShiftedPanel take_attention(const PrefillAttention<kP
     }
   }
   return out;
+}
+
+/// Row r of the unit, rounded, becomes row first + r of the stage, where it has its place in a
+/// tile.
+__device__ __forceinline__ void store_rows(Stage& stage, const ShiftedPanel& panel, uint32_t,
+                                           uint32_t) {
+  store_panel(stage, panel.panel, kHalfRows, [](uint32_t row) TERRAZZO_LAMBDA { return row; });
 }
 
 }  // namespace terrazzo::sm90

@@ -26,14 +26,20 @@ struct SoftmaxUpdate {
   float reference;
 };
 
-/// `highest` is the largest visible score of the page; `max` becomes the largest scaled one of all
-/// pages.
+/// Probabilities may grow to 2^8 before their reference moves: bf16 keeps their relative accuracy,
+/// and the output is seldom scaled.
+inline constexpr float kMostGrowthLog2 = 8.0f;
+
+/// `highest` is the largest visible score of the page. `max` is what the scaled scores of all pages
+/// so far lose: the largest of some page, which none of them exceeds by more than the growth.
 __device__ __forceinline__ SoftmaxUpdate update_maximum(float& max, float highest,
                                                         float scale_log2) {
   const float before = max;
-  max = fmaxf(before, __fmul_rn(highest, scale_log2));
+  const float scaled = __fmul_rn(highest, scale_log2);
+  const bool grows = scaled > __fadd_rn(before, kMostGrowthLog2);
+  max = grows ? scaled : before;
   const float reference = max == kMinusInfinity ? 0.0f : max;  // nothing visible yet
-  return {exp2_approx(__fsub_rn(before, reference)), reference};
+  return {grows ? exp2_approx(__fsub_rn(before, max)) : 1.0f, reference};
 }
 
 __device__ __forceinline__ float probability(float score, float scale_log2, float reference) {

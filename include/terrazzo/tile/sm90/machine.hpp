@@ -15,6 +15,7 @@ namespace terrazzo::sm90 {
 template <uint32_t kPanelsOfHead>
 struct TileMachine : Machine {
   static constexpr uint32_t kHeadPanels = kPanelsOfHead;
+  static constexpr bool kScoresNeedNoKeys = true;  // keys may go once `scores_wait` is over
   using Accumulator = sm90::Accumulator;
   using SmallAccumulator = sm90::SmallAccumulator;
   using Panel = sm90::Panel;
@@ -35,8 +36,8 @@ struct TileMachine : Machine {
   }
   template <uint32_t kPanels, uint32_t kGroups>
   static __device__ __forceinline__ auto decode_queries(Role& role, uint32_t consumer,
-                                                        const Slot& scratch) {
-    return sm90::decode_queries<kPanels, kGroups>(role, consumer, scratch);
+                                                        const Stage& stage) {
+    return sm90::decode_queries<kPanels, kGroups>(role, consumer, stage);
   }
 };
 
