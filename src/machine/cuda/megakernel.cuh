@@ -19,8 +19,9 @@ static_assert(128 * kServiceRegisters + 256 * kConsumerRegisters <=
 
 template <uint32_t kHeadPanels>
 __global__ void __launch_bounds__(kBlockThreads, 1)
-    megakernel(const __grid_constant__ StepParams params,
-               const __grid_constant__ sm90::LaunchView launch) {
+    megakernel(const __grid_constant__ LaunchParams all) {
+  const StepParams& params = all.ranks[blockIdx.y].step;
+  const sm90::LaunchView& launch = all.ranks[blockIdx.y].view;
   using Machine = sm90::TileMachine<kHeadPanels>;
   extern __shared__ std::byte storage[];
   auto& shared = *reinterpret_cast<sm90::SharedStorage*>(storage);
@@ -65,11 +66,19 @@ void Megakernel<kHeadPanels>::prepare() {
 }
 
 template <uint32_t kHeadPanels>
-void Megakernel<kHeadPanels>::launch(const StepParams& params, const sm90::LaunchView& launch,
-                                     uint32_t blocks, cudaStream_t stream) {
-  megakernel<kHeadPanels>
-      <<<blocks, kBlockThreads, sizeof(sm90::SharedStorage), stream>>>(params, launch);
-  check_cuda(cudaGetLastError());
+void Megakernel<kHeadPanels>::launch(const LaunchParams& params, uint32_t ranks, uint32_t blocks,
+                                     cudaStream_t stream) {
+  // Ranks of one launch wait for each other: all blocks must run at once, or none.
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = ranks > 1 ? 1 : 0;
+  const cudaLaunchConfig_t config{.gridDim = dim3(blocks, ranks),
+                                  .blockDim = dim3(kBlockThreads),
+                                  .dynamicSmemBytes = sizeof(sm90::SharedStorage),
+                                  .stream = stream,
+                                  .attrs = &together,
+                                  .numAttrs = 1};
+  check_cuda(cudaLaunchKernelEx(&config, megakernel<kHeadPanels>, params));
 }
 
 }  // namespace terrazzo::cuda

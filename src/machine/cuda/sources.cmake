@@ -12,7 +12,10 @@ set(TERRAZZO_CUDA_SOURCES
   cuda_machine.cpp
   cuda_model.cpp
   device_info.cpp
+  device_ranks.cpp
+  devices.cpp
   random_fill.cpp
+  step_results.cpp
   step_slot.cpp
   weight_store.cpp
 )

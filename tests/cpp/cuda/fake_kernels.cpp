@@ -2,7 +2,9 @@
 // parameters, program and memory as the kernel would.
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "cuda/fake_runtime.hpp"
@@ -20,6 +22,7 @@ constexpr uint32_t kVirtualSms = 2;
 constexpr uint64_t kShortestWaitNs = 1000;  // a watchdog below it ends any launch
 
 std::atomic<bool> fails_next{false};
+std::atomic<int> refusing_device{-1};
 std::atomic<uint32_t> num_aborted{0};
 
 struct RoleStart {
@@ -57,56 +60,106 @@ void keep_events(const std::vector<TraceEvent>& events, const sm90::TraceBuffer&
   *buffer.count = static_cast<uint32_t>(events.size());
 }
 
-/// False if the launch did not come to its end.
-bool interpret(const StepParams& params, const sm90::TraceBuffer& trace, uint32_t num_sms) {
-  host::Launch launch(params.watchdog_ns);
-  std::vector<TraceEvent> events;
+/// All launches of a step: what each rank was given, in the order of ranks.
+using Step = std::vector<cuda::RankParams>;
+
+bool is_stopped(const Step& step) {
+  return std::any_of(step.begin(), step.end(),
+                     [](const auto& rank) { return rank.view.abort->raised != 0; });
+}
+
+/// False if the launches did not come to their end.
+bool interpret(const Step& step, uint32_t num_sms) {
+  host::Launch launch(step[0].step.watchdog_ns);
+  std::vector<std::vector<TraceEvent>> events(step.size());
   std::vector<std::unique_ptr<host::Sm>> sms;
   std::vector<host::Sm*> pointers;
   std::vector<RoleStart> starts;
-  starts.reserve(num_sms * kNumRoles);
-  for (uint32_t i = 0; i < num_sms; ++i) {
+  starts.reserve(step.size() * num_sms * kNumRoles);
+  for (uint32_t i = 0; i < step.size() * num_sms; ++i) {
+    const uint32_t rank = i / num_sms;
+    const StepParams& params = step[rank].step;
     sms.push_back(std::make_unique<host::Sm>());
     host::Sm& sm = *sms.back();
     sm.shared.init();
     for (uint32_t kind = 0; kind < kNumRoles; ++kind) {
       host::Role& role = sm.roles[kind];
-      role.bind(&launch, 0, i, static_cast<RoleKind>(kind), &sm.shared, nullptr, &sm.shadow,
-                nullptr, i * kNumRoles + kind);
-      role.set_trace(params.trace != 0 ? &events : nullptr);
+      role.bind(&launch, params.gpu, i % num_sms, static_cast<RoleKind>(kind), &sm.shared, nullptr,
+                &sm.shadow, nullptr, i * kNumRoles + kind);
+      role.set_trace(params.trace != 0 ? &events[rank] : nullptr);
       starts.push_back({&role, &params});
       role.fiber.start(role_entry, &starts.back());
     }
     pointers.push_back(&sm);
   }
   host::run_round_robin(pointers, launch);
-  if (params.trace != 0) {
-    keep_events(events, trace);
+  for (uint32_t rank = 0; rank < step.size(); ++rank) {
+    if (step[rank].step.trace != 0) {
+      keep_events(events[rank], step[rank].view.trace);
+    }
   }
   return launch.kind() == host::FailureKind::kNone;
 }
 
-void run_launch(const StepParams& params, const sm90::LaunchView& view, uint32_t blocks) {
-  if (*view.abort_flag != 0) {
+void report_failure(const cuda::RankParams& rank, uint64_t at_ns) {
+  *rank.view.report = {.raised = 1,
+                       .gpu = rank.view.gpu,
+                       .sm = 1,
+                       .role = static_cast<uint32_t>(RoleKind::kLoader),
+                       .position = 0,
+                       .layer = -1,
+                       .opcode = static_cast<uint32_t>(Opcode::kEmbed),
+                       .wait_kind = static_cast<uint32_t>(WaitKind::kCounter),
+                       .index = BankLayout::kBlocks,
+                       .seen = 0,
+                       .wanted = 4,
+                       .at_ns = at_ns};
+  for (uint32_t* const flag : rank.view.abort->flags) {
+    *flag = 1;
+  }
+}
+
+void run_step(const Step& step, uint32_t blocks) {
+  if (is_stopped(step)) {
     ++num_aborted;
     return;
   }
-  const bool fails = fails_next.exchange(false) || params.watchdog_ns < kShortestWaitNs;
-  if (!fails && interpret(params, view.trace, std::min(blocks, kVirtualSms))) {
+  const bool fails = fails_next.exchange(false) || step[0].step.watchdog_ns < kShortestWaitNs;
+  if (!fails && interpret(step, std::min(blocks, kVirtualSms))) {
     return;
   }
-  *view.report = {.raised = 1,
-                  .gpu = 0,
-                  .sm = 1,
-                  .role = static_cast<uint32_t>(RoleKind::kLoader),
-                  .position = 0,
-                  .layer = -1,
-                  .opcode = static_cast<uint32_t>(Opcode::kEmbed),
-                  .wait_kind = static_cast<uint32_t>(WaitKind::kCounter),
-                  .index = BankLayout::kBlocks,
-                  .seen = 0,
-                  .wanted = 4};
-  *view.abort_flag = 1;
+  report_failure(step[0], 9);
+  report_failure(step.back(), 5);
+}
+
+/// Launches of a step on several devices: none comes to its end before all have begun.
+struct Meeting {
+  Step step;
+  uint32_t blocks = 0;
+  bool over = false;
+
+  void arrive(const cuda::RankParams& rank, uint32_t rank_blocks) {
+    step.push_back(rank);
+    blocks = rank_blocks;
+    if (step.size() == rank.step.shape.world) {
+      std::sort(step.begin(), step.end(),
+                [](const auto& a, const auto& b) { return a.step.gpu < b.step.gpu; });
+      run_step(step, blocks);
+      over = true;
+    }
+  }
+};
+
+/// The meeting of a rank's next launch, by its machine and how many launches it has had.
+std::shared_ptr<Meeting> next_meeting(const cuda::RankParams& rank) {
+  static std::map<std::pair<const void*, uint32_t>, uint64_t> launches;
+  static std::map<std::pair<const void*, uint64_t>, std::shared_ptr<Meeting>> meetings;
+  const void* const machine = rank.step.heaps[0];
+  auto& meeting = meetings[{machine, launches[{machine, rank.step.gpu}]++}];
+  if (meeting == nullptr) {
+    meeting = std::make_shared<Meeting>();
+  }
+  return meeting;
 }
 
 }  // namespace
@@ -114,6 +167,7 @@ void run_launch(const StepParams& params, const sm90::LaunchView& view, uint32_t
 namespace testing {
 
 void fail_next_launch() { fails_next = true; }
+void refuse_next_launch(int device) { refusing_device = device; }
 uint32_t aborted_launches() { return num_aborted; }
 
 }  // namespace testing
@@ -124,9 +178,23 @@ template <uint32_t kHeadPanels>
 void Megakernel<kHeadPanels>::prepare() {}
 
 template <uint32_t kHeadPanels>
-void Megakernel<kHeadPanels>::launch(const StepParams& params, const sm90::LaunchView& launch,
-                                     uint32_t blocks, cudaStream_t stream) {
-  testing::enqueue_on(stream, [=] { run_launch(params, launch, blocks); });
+void Megakernel<kHeadPanels>::launch(const LaunchParams& params, uint32_t ranks, uint32_t blocks,
+                                     cudaStream_t stream) {
+  const int device = testing::current_fake_device();
+  check_cuda(testing::device_of(stream) == device ? cudaSuccess : cudaErrorInvalidResourceHandle);
+  int refusing = device;
+  check_cuda(refusing_device.compare_exchange_strong(refusing, -1) ? cudaErrorLaunchOutOfResources
+                                                                   : cudaSuccess);
+  if (ranks == params.ranks[0].step.shape.world) {
+    const Step step(params.ranks, params.ranks + ranks);
+    testing::enqueue_on(stream, [=] { run_step(step, blocks); });
+    return;
+  }
+  check_cuda(ranks == 1 ? cudaSuccess : cudaErrorNotSupported);  // not needed so far
+  const RankParams rank = params.ranks[0];
+  const auto meeting = next_meeting(rank);
+  testing::enqueue_on(stream, [=] { meeting->arrive(rank, blocks); });
+  testing::hold_until(stream, [=] { return meeting->over || rank.view.abort->raised != 0; });
 }
 
 template struct Megakernel<1>;
