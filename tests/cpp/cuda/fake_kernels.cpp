@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cuda/fake_runtime.hpp"
+#include "machine/cuda/check_cuda.hpp"
 #include "machine/cuda/megakernel.hpp"
 #include "machine/cuda/pack_kernel.hpp"
 #include "machine/host/scheduler.hpp"
@@ -150,17 +151,29 @@ struct Meeting {
   }
 };
 
-/// The meeting of a rank's next launch, by its machine and how many launches it has had.
-std::shared_ptr<Meeting> next_meeting(const cuda::RankParams& rank) {
-  static std::map<std::pair<const void*, uint32_t>, uint64_t> launches;
-  static std::map<std::pair<const void*, uint64_t>, std::shared_ptr<Meeting>> meetings;
-  const void* const machine = rank.step.heaps[0];
-  auto& meeting = meetings[{machine, launches[{machine, rank.step.gpu}]++}];
-  if (meeting == nullptr) {
-    meeting = std::make_shared<Meeting>();
+/// Finds the other launches of a step: the n-th of each rank of a machine belong together.
+class Meetings {
+ public:
+  std::shared_ptr<Meeting> next(const cuda::RankParams& rank) {
+    const void* const machine = rank.step.heaps[0];
+    auto& meeting = meetings_[{machine, launches_[{machine, rank.step.gpu}]++}];
+    if (meeting == nullptr) {
+      meeting = std::make_shared<Meeting>();
+    }
+    return meeting;
   }
-  return meeting;
-}
+  /// Between steps: an address may be another machine's next time, and a refused launch is not
+  /// counted.
+  void forget() {
+    launches_.clear();
+    meetings_.clear();
+  }
+
+ private:
+  std::map<std::pair<const void*, uint32_t>, uint64_t> launches_;
+  std::map<std::pair<const void*, uint64_t>, std::shared_ptr<Meeting>> meetings_;
+};
+Meetings meetings;
 
 }  // namespace
 
@@ -175,7 +188,9 @@ uint32_t aborted_launches() { return num_aborted; }
 namespace cuda {
 
 template <uint32_t kHeadPanels>
-void Megakernel<kHeadPanels>::prepare() {}
+void Megakernel<kHeadPanels>::prepare() {
+  meetings.forget();
+}
 
 template <uint32_t kHeadPanels>
 void Megakernel<kHeadPanels>::launch(const LaunchParams& params, uint32_t ranks, uint32_t blocks,
@@ -183,8 +198,10 @@ void Megakernel<kHeadPanels>::launch(const LaunchParams& params, uint32_t ranks,
   const int device = testing::current_fake_device();
   check_cuda(testing::device_of(stream) == device ? cudaSuccess : cudaErrorInvalidResourceHandle);
   int refusing = device;
-  check_cuda(refusing_device.compare_exchange_strong(refusing, -1) ? cudaErrorLaunchOutOfResources
-                                                                   : cudaSuccess);
+  if (refusing_device.compare_exchange_strong(refusing, -1)) {
+    meetings.forget();
+    check_cuda(cudaErrorLaunchOutOfResources);
+  }
   if (ranks == params.ranks[0].step.shape.world) {
     const Step step(params.ranks, params.ranks + ranks);
     testing::enqueue_on(stream, [=] { run_step(step, blocks); });
@@ -192,7 +209,7 @@ void Megakernel<kHeadPanels>::launch(const LaunchParams& params, uint32_t ranks,
   }
   check_cuda(ranks == 1 ? cudaSuccess : cudaErrorNotSupported);  // not needed so far
   const RankParams rank = params.ranks[0];
-  const auto meeting = next_meeting(rank);
+  const auto meeting = meetings.next(rank);
   testing::enqueue_on(stream, [=] { meeting->arrive(rank, blocks); });
   testing::hold_until(stream, [=] { return meeting->over || rank.view.abort->raised != 0; });
 }
