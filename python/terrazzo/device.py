@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 def resolve_device(
     device: str, *, gpus: int = 1, ranks_per_gpu: int = 1, num_threads: int | None = None
 ) -> str:
-    """`host` or `cuda`; `auto` takes the GPUs where there are such that can do it, and logs why not.
+    """`host` or `cuda`; `auto` takes GPUs where there are such that can do it, and logs why not.
 
     A model on `gpus` GPUs needs `gpus / ranks_per_gpu` real ones on cuda.
 

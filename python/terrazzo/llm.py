@@ -88,13 +88,12 @@ class LLM:
     "dummy" gives a folder's model random weights, for measurements. `device` is `host` (the CPU),
     `cuda`, or `auto`: the GPU where there is one that can do it. `gpus` is the tensor-parallel
     degree. On the host machine each virtual GPU has `num_sms` SMs, run by `num_threads` threads; on
-    cuda steps take `num_sms` SMs of each GPU, by default all but `reserve_sms`, and leave up to
-    `trace_events` events of a step; with `ranks_per_gpu` so many of the `gpus` are virtual ones that
-    share a GPU, for tests (docs/multi-gpu.md). The KV cache has `kv_pages` pages of 64 tokens; by default
-    TERRAZZO_KV_GIB on the host, and on cuda what the model leaves of its share
-    `gpu_memory_utilization` of each GPU's memory. `seed` gives seeds to requests that have none:
-    the i-th request of an LLM always gets the same one. Raises ValueError or ModelError for what
-    cannot be served.
+    cuda steps take `num_sms` of each GPU's SMs, by default all but `reserve_sms`, and leave up to
+    `trace_events` events; `ranks_per_gpu` of the `gpus` share one (docs/multi-gpu.md). The KV cache
+    has `kv_pages` pages of 64 tokens; by default TERRAZZO_KV_GIB on the host, and on cuda what the
+    model leaves of its share `gpu_memory_utilization` of each GPU's memory. `seed` gives seeds to
+    requests that have none: the i-th request of an LLM always gets the same one. Raises ValueError
+    or ModelError for what cannot be served.
     """
 
     def __init__(

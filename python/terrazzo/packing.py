@@ -95,10 +95,8 @@ def bf16_to_float(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def pack_layer(
-    model: Machine, checkpoint: Checkpoint, shards: Sequence[Shard], layer: int
-) -> None:
-    """Packs one layer of all GPUs; RMSNorm weights are folded into the matrices that follow them."""
+def pack_layer(model: Machine, checkpoint: Checkpoint, shards: Sequence[Shard], layer: int) -> None:
+    """Packs one layer of all GPUs; RMSNorm weights are folded into the matrices behind them."""
     from ._core import Matrix
 
     def tensor(name: str) -> NDArray[np.uint16]:

@@ -49,10 +49,11 @@ class ModelRunner:
 
     `gpus` is the tensor-parallel degree, the one of these options that is part of a result's bits.
     On the host the GPUs are virtual and have `num_sms` virtual SMs each, and `num_threads` threads
-    share these (default: as many as SMs). On cuda a step takes `num_sms` of each GPU's SMs (default:
-    all but `reserve_sms`) and runs on `stream` (a CUDA stream's handle; 0: one of the runner's own);
-    up to `trace_events` events of a step and GPU are kept for `core.trace`. With `ranks_per_gpu` so
-    many of the `gpus` are virtual ones on one GPU, which share its SMs and its memory.
+    share these (default: as many as SMs). On cuda a step takes `num_sms` of each GPU's SMs
+    (default: all but `reserve_sms`) and runs on `stream` (a CUDA stream's handle; 0: one of the
+    runner's own); up to `trace_events` events of a step and GPU are kept for `core.trace`. With
+    `ranks_per_gpu` so many of the `gpus` are virtual ones on one GPU, which share its SMs and its
+    memory.
 
     The KV cache has `num_pages` pages; by default four of the longest sequences on the host, and on
     cuda what the model leaves of its share `gpu_memory_utilization` of each GPU's memory. Sequences

@@ -87,8 +87,8 @@ void bind_cuda(nb::module_& m) {
       .def(
           "__init__",
           [](CudaModel* self, const ModelShape& shape, const StepLimits& limits, uint32_t num_sms,
-             uint32_t reserve_sms, double watchdog_seconds, uint64_t stream,
-             uint32_t trace_events, uint32_t ranks_per_gpu) {
+             uint32_t reserve_sms, double watchdog_seconds, uint64_t stream, uint32_t trace_events,
+             uint32_t ranks_per_gpu) {
             const nb::gil_scoped_release release;
             new (self) CudaModel(shape, limits,
                                  {.num_sms = num_sms,

@@ -87,9 +87,9 @@ class Machine {
     return {residual(step, rank), sampled(step)};
   }
   Bytes residual(const LoweredStep& step, uint32_t rank) {
-    return read(rank, Buffer::kX,
-                ceil_div<uint64_t>(step.rows.size(), kRowBlock) * shape_.hidden_panels() *
-                    kPanelBytes);
+    return read(
+        rank, Buffer::kX,
+        ceil_div<uint64_t>(step.rows.size(), kRowBlock) * shape_.hidden_panels() * kPanelBytes);
   }
   Bytes sampled(const LoweredStep& step) {
     Bytes all;
@@ -200,11 +200,12 @@ int test_steps(const ModelShape& shape, const Load& load, uint64_t seed, int rep
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     const bool good = error <= kTolerance && same >= kEqualTokens && agree && different == 0;
     failures += good ? 0 : 1;
-    std::printf("%s %s step %d: %4zu rows, error %.2e, %.1f%% of %zu tokens, ranks %s, %d of %d "
-                "repeats differ (%.1f ms each)\n",
-                good ? "pass" : "FAIL", load.name, i, step.rows.size(), error, 100 * same,
-                step.logit_rows.size(), agree ? "agree" : "DISAGREE", different, repeats,
-                1e3 * seconds / std::max(repeats, 1));
+    std::printf(
+        "%s %s step %d: %4zu rows, error %.2e, %.1f%% of %zu tokens, ranks %s, %d of %d "
+        "repeats differ (%.1f ms each)\n",
+        good ? "pass" : "FAIL", load.name, i, step.rows.size(), error, 100 * same,
+        step.logit_rows.size(), agree ? "agree" : "DISAGREE", different, repeats,
+        1e3 * seconds / std::max(repeats, 1));
     std::fflush(stdout);
     copy_state(gpu, host);
     const size_t each = first.sampled.size() / shape.world;
@@ -219,7 +220,8 @@ bool drop_signal(LoweredStep& step, Opcode opcode, uint32_t target) {
     for (auto& segment : step.gpus[rank].segments) {
       for (Instruction& instruction : segment) {
         for (Signal& signal : instruction.signals) {
-          if (instruction.opcode == opcode && signal.count > 0 && (signal.gpus >> target & 1) != 0) {
+          if (instruction.opcode == opcode && signal.count > 0 &&
+              (signal.gpus >> target & 1) != 0) {
             signal.gpus = static_cast<decltype(signal.gpus)>(signal.gpus & ~(1U << target));
             return true;
           }

@@ -236,9 +236,9 @@ void CudaMachine::launch_all() {
 }
 
 void CudaMachine::clear_other_bank() {
-  // The other bank's step has ended on all GPUs when this one starts on any: nobody counts there any
-  // more, and it is cleared meanwhile. A GPU may count at its peers as soon as its next step starts,
-  // so that step waits until all are clear.
+  // The other bank's step has ended on all GPUs when this one starts on any: nobody counts there
+  // any more, and it is cleared meanwhile. A GPU may count at its peers as soon as its next step
+  // starts, so that step waits until all are clear.
   const uint32_t other = bank_ ^ 1u;
   if (used_bytes_[other] == 0) {
     return;

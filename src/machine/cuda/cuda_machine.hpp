@@ -20,8 +20,8 @@ class WatchdogError : public MachineError {
 };
 
 /// Owns heaps and weights of `shape.world` ranks, on as many GPUs or, with `ranks_per_gpu`, on
-/// fewer: from the device on that is current when it is made. Belongs to one thread at a time, which
-/// may be another one each time.
+/// fewer: from the device on that is current when it is made. Belongs to one thread at a time,
+/// which may be another one each time.
 class CudaMachine {
  public:
   static constexpr uint32_t kNumSlots = DeviceRanks::kNumSlots;
@@ -72,7 +72,8 @@ class CudaMachine {
   const SampledToken* sampled(uint32_t slot) const { return results_[slot]->sampled(); }
   const float* logits(uint32_t slot) const { return results_[slot]->logits(); }
   uint32_t logits_cols() const { return shape_.world * shape_.vocab_panels() * kPanelCols; }
-  /// Time on the first device from the start of the slot's launch until its results were off, in ms.
+  /// Time on the first device from the start of the slot's launch until its results were off, in
+  /// ms.
   float elapsed_ms(uint32_t slot) const;
   /// Events of the last step, with options.trace_events; waits for it. Clocks of GPUs differ.
   std::vector<TraceEvent> events();
@@ -80,14 +81,11 @@ class CudaMachine {
   /// Copies bytes of a heap buffer to the host, after all launched steps.
   void read(Buffer buffer, uint64_t offset, void* target, uint64_t bytes, uint32_t rank = 0);
   /// The other way; `source` may be the device's memory too.
-  void write(Buffer buffer, uint64_t offset, const void* source, uint64_t bytes,
-             uint32_t rank = 0);
+  void write(Buffer buffer, uint64_t offset, const void* source, uint64_t bytes, uint32_t rank = 0);
 
  private:
   DeviceRanks& device_of(uint32_t rank) const { return *devices_[rank / options_.ranks_per_gpu]; }
-  Rank& rank_at(uint32_t rank) const {
-    return device_of(rank).rank(rank % options_.ranks_per_gpu);
-  }
+  Rank& rank_at(uint32_t rank) const { return device_of(rank).rank(rank % options_.ranks_per_gpu); }
   LaunchParams params_of(const DeviceRanks& device) const;
   void launch_all();
   void clear_other_bank();

@@ -146,7 +146,7 @@ void CudaModel::fill_random(uint64_t seed) {
 std::vector<float> CudaModel::Parts::time(const LoweredStep& timed, const TimingOptions& options) {
   check(loaded, "time_step", "the model has no weights yet: call set_tables or fill_random first");
   check(in_flight.empty(), "time_step", "steps are in flight: collect them first");
-  num_sampled = 0;  // launches may overwrite what a placeholder stands for
+  num_sampled = 0;                  // launches may overwrite what a placeholder stands for
   std::vector<DeviceMemory> swept;  // of each GPU
   for (uint32_t device = 0; device < machine.num_devices(); ++device) {
     machine.use_device(device);
@@ -159,8 +159,7 @@ std::vector<float> CudaModel::Parts::time(const LoweredStep& timed, const Timing
   for (TimedLaunch& launch : launches) {
     for (uint32_t device = 0; options.sweep_cache && device < machine.num_devices(); ++device) {
       machine.use_device(device);
-      check_cuda(
-          cudaMemsetAsync(swept[device].data(), 0, kSweepBytes, machine.stream(device)));
+      check_cuda(cudaMemsetAsync(swept[device].data(), 0, kSweepBytes, machine.stream(device)));
     }
     machine.launch(/*fetch=*/false, &launch.begin);
     machine.use_device(0);

@@ -37,7 +37,8 @@ struct TimingOptions {
   bool sweep_cache = true;  // other bytes go through the L2 before each launch
 };
 
-/// On `shape.world` GPUs, or on fewer with several ranks each. Steps run in order of submission. One thread may submit while another collects.
+/// On `shape.world` GPUs, or on fewer with several ranks each. Steps run in order of submission.
+/// One thread may submit while another collects.
 class CudaModel {
  public:
   static constexpr uint32_t kMaxInFlight = 2;
@@ -57,8 +58,8 @@ class CudaModel {
   /// different rows.
   void pack_rows(uint32_t rank, const RowMove& move, const SourceMatrix& source);
 
-  /// The last part of loading, to all ranks. embedding: [vocab, hidden]; final_norm: [hidden]; rope:
-  /// [max_position, head_dim].
+  /// The last part of loading, to all ranks. embedding: [vocab, hidden]; final_norm: [hidden];
+  /// rope: [max_position, head_dim].
   void set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
                   std::span<const float> rope);
 
@@ -67,8 +68,8 @@ class CudaModel {
   void fill_random(uint64_t seed);
 
   /// Prepares and queues a step and gives its number. Throws `Error` if it is refused or
-  /// kMaxInFlight steps wait to be collected; then nothing is queued. Throws MachineError if a launch
-  /// failed: as for `collect`.
+  /// kMaxInFlight steps wait to be collected; then nothing is queued. Throws MachineError if a
+  /// launch failed: as for `collect`.
   uint64_t submit(const StepRequest& request);
 
   /// Waits for step `number`, the oldest one not collected. Throws MachineError if the launch

@@ -110,8 +110,7 @@ void DeviceRanks::fetch(const StepResults& results, const HeapLayout& layout,
 void DeviceRanks::set_abort_board(const sm90::AbortBoard& board) const {
   use();
   for (const auto& rank : ranks_) {
-    check_cuda(
-        cudaMemcpy(rank->abort_board(), &board, sizeof(board), cudaMemcpyHostToDevice));
+    check_cuda(cudaMemcpy(rank->abort_board(), &board, sizeof(board), cudaMemcpyHostToDevice));
   }
   check_cuda(cudaDeviceSynchronize());
 }
@@ -137,8 +136,7 @@ void DeviceRanks::reset(const HeapLayout& layout) const {
   }
   for (const auto& rank : ranks_) {
     check_cuda(cudaMemset(&rank->abort_board()->raised, 0, sizeof(uint32_t)));
-    check_cuda(
-        cudaMemset(rank->at(layout, Buffer::kCounters), 0, layout.size(Buffer::kCounters)));
+    check_cuda(cudaMemset(rank->at(layout, Buffer::kCounters), 0, layout.size(Buffer::kCounters)));
   }
   check_cuda(cudaDeviceSynchronize());
 }

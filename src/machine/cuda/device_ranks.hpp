@@ -20,11 +20,11 @@ namespace terrazzo::cuda {
 struct CudaOptions {
   uint32_t num_sms = 0;  // of a rank; 0: its share of the device's but `reserve_sms`
   uint64_t watchdog_ns = 10'000'000'000;
-  uint32_t reserve_sms = 0;        // of each device: left to other streams
-  cudaStream_t stream = nullptr;   // that runs the steps, of a single device; null: one of its own
-  uint32_t trace_events = 0;       // most events kept of a rank's step; 0: no trace
-  uint32_t ranks_per_gpu = 1;      // more than 1: virtual GPUs
-  sm90::DelayPlan delays{0, 0};    // random sleeps, for tests
+  uint32_t reserve_sms = 0;       // of each device: left to other streams
+  cudaStream_t stream = nullptr;  // that runs the steps, of a single device; null: one of its own
+  uint32_t trace_events = 0;      // most events kept of a rank's step; 0: no trace
+  uint32_t ranks_per_gpu = 1;     // more than 1: virtual GPUs
+  sm90::DelayPlan delays{0, 0};   // random sleeps, for tests
 };
 
 /// What a rank has on its device.

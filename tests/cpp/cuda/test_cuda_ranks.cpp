@@ -1,5 +1,6 @@
-// Several ranks on the fake runtime, on as many GPUs and on one: steps give what the host machine of
-// the same degree gives, failures name the GPU and leave no trace, and what cannot work is refused.
+// Several ranks on the fake runtime, on as many GPUs and on one: steps give what the host machine
+// of the same degree gives, failures name the GPU and leave no trace, and what cannot work is
+// refused.
 #include <algorithm>
 #include <cstdlib>
 #include <numeric>
@@ -180,9 +181,8 @@ TERRAZZO_TEST(every_rank_has_its_own_memory) {
     {
       Pair pair(5, 2, {.ranks_per_gpu = ranks_per_gpu});
       const uint64_t used = testing::fake_device_bytes() - before;
-      const uint64_t announced =
-          2 * (weight_bytes(pair.shape, testing::kPairLimits.max_position) +
-               heap_layout(pair.shape, testing::kPairLimits).total_bytes);
+      const uint64_t announced = 2 * (weight_bytes(pair.shape, testing::kPairLimits.max_position) +
+                                      heap_layout(pair.shape, testing::kPairLimits).total_bytes);
       CHECK(used >= announced);
       CHECK(used < announced + (8u << 20));
     }
@@ -197,8 +197,8 @@ TERRAZZO_TEST(events_and_times_are_of_all_ranks) {
     Pair pair(7, 2, {.trace_events = 100'000, .ranks_per_gpu = ranks_per_gpu});
     const StepArrays arrays = prompt(100);
     CHECK_EQ(pair.gpu.time_step(arrays.request(), {}, {.repeats = 2}).size(), 2u);
-    const LoweredStep step = lower(arrays.request(), pair.shape, testing::kPairLimits,
-                                   {pair.gpu.num_sms()});
+    const LoweredStep step =
+        lower(arrays.request(), pair.shape, testing::kPairLimits, {pair.gpu.num_sms()});
     pair.gpu.collect(pair.gpu.submit(arrays.request()));
     const std::vector<TraceEvent> events = pair.gpu.events();
     for (uint32_t rank = 0; rank < 2; ++rank) {
