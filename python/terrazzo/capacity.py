@@ -16,8 +16,8 @@ GIB = 2**30
 
 
 def kv_page_bytes(config: ModelConfig, gpus: int = 1) -> int:
-    """Bytes of one page on each of `gpus` GPUs: keys and values in bfloat16 of all layers and of the
-    GPU's KV heads."""
+    """Bytes of one page on each of `gpus` GPUs: keys and values in bfloat16 of all layers and of
+    the GPU's KV heads."""
     heads = config.num_kv_heads // gpus
     return 2 * 2 * PAGE_TOKENS * config.head_dim * heads * config.num_layers
 

@@ -92,8 +92,7 @@ class LLM:
     `trace_events` events; `ranks_per_gpu` of the `gpus` share one (docs/multi-gpu.md). The KV cache
     has `kv_pages` pages of 64 tokens; by default TERRAZZO_KV_GIB on the host, and on cuda what the
     model leaves of its share `gpu_memory_utilization` of each GPU's memory. `seed` gives seeds to
-    requests that have none: the i-th request of an LLM always gets the same one. Raises ValueError
-    or ModelError for what cannot be served.
+    requests that have none, always the same. Raises ValueError or ModelError for what it cannot do.
     """
 
     def __init__(
@@ -118,7 +117,6 @@ class LLM:
     ) -> None:
         _check_counts(
             gpus=gpus,
-            ranks_per_gpu=ranks_per_gpu,
             max_batch_tokens=max_batch_tokens,
             max_sequences=max_sequences,
             num_sms=num_sms,
