@@ -307,3 +307,8 @@ def trace_host_step(model: HostModel, arrays: StepArrays) -> bytes:
     """
     Runs a step on the host machine; its trace events as bytes: records of core/trace_event.hpp.
     """
+
+def layer_traffic(shape: ModelShape, limits: StepLimits, arrays: StepArrays, num_sms: int = 132) -> list[tuple[str, str, int, int, int, int]]:
+    """
+    What the GPUs send each other in one layer of a step: (instruction, buffer, from, to, bytes, writes) of each flow; the buffer 'counters' stands for signals.
+    """
