@@ -1,7 +1,8 @@
 // Tensor parallelism on one GPU: 2, 4 and 8 virtual ranks in one launch against the host machine of
 // the same degree; equal bits under random delays; signals that never come.
 //
-// test_ranks [seed] [repeats of each step] [degree, or 0 for all]
+// test_ranks [seed] [repeats of each step] [degree, or 0 for all] [real]
+// With `real` every rank has a GPU of its own; degrees that there are no GPUs for are left out.
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -71,9 +72,10 @@ struct Results {
 
 class Machine {
  public:
-  Machine(const ModelShape& shape, const testing::TestModel& model, uint64_t watchdog_ns)
+  Machine(const ModelShape& shape, const testing::TestModel& model, uint64_t watchdog_ns, bool real)
       : shape_(shape),
-        machine_(shape, kLimits, {.watchdog_ns = watchdog_ns, .ranks_per_gpu = shape.world}) {
+        machine_(shape, kLimits,
+                 {.watchdog_ns = watchdog_ns, .ranks_per_gpu = real ? 1 : shape.world}) {
     for (uint32_t rank = 0; rank < shape.world; ++rank) {
       machine_.set_model(model.packed(rank), model.tables(), rank);
     }
@@ -169,11 +171,11 @@ void copy_state(Machine& gpu, host::HostMachine& host) {
   }
 }
 
-int test_steps(const ModelShape& shape, const Load& load, uint64_t seed, int repeats) {
+int test_steps(const ModelShape& shape, const Load& load, uint64_t seed, int repeats, bool real) {
   const testing::TestModel model(shape, kLimits.max_position, seed);
   host::HostMachine host(shape, kLimits, {.num_sms = 2});
   model.attach(host);
-  Machine gpu(shape, model, 3'000'000'000);
+  Machine gpu(shape, model, 3'000'000'000, real);
   testing::Traffic traffic(seed, shape, kLimits, load.sequences, load.longest_prompt);
   int failures = 0;
   Bytes tokens(kLimits.max_sequences * sizeof(SampledToken));
@@ -240,9 +242,9 @@ bool drop_end(LoweredStep& step) {
   return is_end;
 }
 
-int test_faults(const ModelShape& shape, uint64_t seed) {
+int test_faults(const ModelShape& shape, uint64_t seed, bool real) {
   const testing::TestModel model(shape, kLimits.max_position, seed);
-  Machine gpu(shape, model, kFaultWatchdogNs);
+  Machine gpu(shape, model, kFaultWatchdogNs, real);
   testing::Traffic traffic(seed, shape, kLimits, 40, 300);
   const testing::StepArrays arrays = traffic.next();
   const LoweredStep step = lower(arrays.request(), shape, kLimits, {gpu->num_sms()});
@@ -280,10 +282,16 @@ int test_faults(const ModelShape& shape, uint64_t seed) {
   return failures;
 }
 
-int run(uint64_t seed, int repeats, uint32_t only_world) {
+int run(uint64_t seed, int repeats, uint32_t only_world, bool real) {
+  int devices = 1;
+  cuda::check_cuda(cudaGetDeviceCount(&devices));
   int failures = 0;
   for (const uint32_t world : {2U, 4U, 8U}) {
     if (only_world != 0 && only_world != world) {
+      continue;
+    }
+    if (real && static_cast<int>(world) > devices) {
+      std::printf("%u ranks: there are %d GPUs\n", world, devices);
       continue;
     }
     for (const uint32_t head_dim : {64U, 128U}) {
@@ -292,10 +300,10 @@ int run(uint64_t seed, int repeats, uint32_t only_world) {
       std::printf("%u ranks, head dimension %u, %u heads, hidden %u\n", world, head_dim,
                   shape.num_heads, shape.hidden);
       for (const Load& load : kLoads) {
-        failures += test_steps(shape, load, seed, repeats);
+        failures += test_steps(shape, load, seed, repeats, real);
       }
       if ((world == 4) != (head_dim == 64)) {
-        failures += test_faults(shape, seed);
+        failures += test_faults(shape, seed, real);
       }
     }
   }
@@ -310,5 +318,6 @@ int main(int argc, char** argv) {
   terrazzo::testing::require_gpu();
   const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
   const int repeats = argc > 2 ? std::atoi(argv[2]) : 30;
-  return terrazzo::run(seed, repeats, argc > 3 ? std::strtoul(argv[3], nullptr, 10) : 0);
+  const auto degree = argc > 3 ? static_cast<uint32_t>(std::strtoul(argv[3], nullptr, 10)) : 0;
+  return terrazzo::run(seed, repeats, degree, argc > 4 && std::string(argv[4]) == "real");
 }
