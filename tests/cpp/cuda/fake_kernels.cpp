@@ -25,6 +25,7 @@ constexpr uint64_t kShortestWaitNs = 1000;  // a watchdog below it ends any laun
 std::atomic<bool> fails_next{false};
 std::atomic<int> refusing_device{-1};
 std::atomic<uint32_t> num_aborted{0};
+std::atomic<uint32_t> num_too_early{0};
 
 struct RoleStart {
   host::Role* role;
@@ -63,6 +64,15 @@ void keep_events(const std::vector<TraceEvent>& events, const sm90::TraceBuffer&
 
 /// All launches of a step: what each rank was given, in the order of ranks.
 using Step = std::vector<cuda::RankParams>;
+
+/// A launch may count on all GPUs as soon as it starts: their banks must be clear.
+void check_banks(const StepParams& params) {
+  for (uint32_t gpu = 0; gpu < params.shape.world; ++gpu) {
+    const uint32_t* const bank = params.counters(gpu);
+    num_too_early += std::any_of(bank, bank + params.bank_counters,
+                                 [](uint32_t count) { return count != 0; });
+  }
+}
 
 bool is_stopped(const Step& step) {
   return std::any_of(step.begin(), step.end(),
@@ -140,6 +150,9 @@ struct Meeting {
   bool over = false;
 
   void arrive(const cuda::RankParams& rank, uint32_t rank_blocks) {
+    if (rank.view.abort->raised == 0) {
+      check_banks(rank.step);
+    }
     step.push_back(rank);
     blocks = rank_blocks;
     if (step.size() == rank.step.shape.world) {
@@ -182,6 +195,7 @@ namespace testing {
 void fail_next_launch() { fails_next = true; }
 void refuse_next_launch(int device) { refusing_device = device; }
 uint32_t aborted_launches() { return num_aborted; }
+uint32_t early_launches() { return num_too_early; }
 
 }  // namespace testing
 
@@ -204,7 +218,12 @@ void Megakernel<kHeadPanels>::launch(const LaunchParams& params, uint32_t ranks,
   }
   if (ranks == params.ranks[0].step.shape.world) {
     const Step step(params.ranks, params.ranks + ranks);
-    testing::enqueue_on(stream, [=] { run_step(step, blocks); });
+    testing::enqueue_on(stream, [=] {
+      if (!is_stopped(step)) {
+        check_banks(step[0].step);
+      }
+      run_step(step, blocks);
+    });
     return;
   }
   check_cuda(ranks == 1 ? cudaSuccess : cudaErrorNotSupported);  // not needed so far

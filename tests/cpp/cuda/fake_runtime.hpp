@@ -35,6 +35,9 @@ void refuse_next_launch(int device);
 /// Steps whose launches found the abort flag raised and did nothing.
 uint32_t aborted_launches();
 
+/// Counter banks that were not clear on some GPU when a launch began on another or the same.
+uint32_t early_launches();
+
 /// Bytes of device memory in use, and page-locked bytes.
 uint64_t fake_device_bytes();
 uint64_t fake_pinned_bytes();

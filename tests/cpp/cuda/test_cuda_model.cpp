@@ -128,6 +128,7 @@ TERRAZZO_TEST(timing_runs_steps_and_leaves_the_model_usable) {
     CHECK_THROWS(pair.gpu.time_step(arrays.request(), {}, {}), "[watchdog]");
     CHECK(equal(pair.gpu.collect(pair.gpu.submit(arrays.request())), expected));
   }
+  CHECK_EQ(testing::early_launches(), 0u);
 }
 
 /// Launches of a part must be those of its kind: the trace tells.

@@ -50,6 +50,7 @@ TERRAZZO_TEST(ranks_give_what_the_host_gives) {
       CHECK_EQ(testing::different_steps(pair, testing::kPairLimits, seed, kSteps, 12, 200), 0);
     }
   }
+  CHECK_EQ(testing::early_launches(), 0u);
 }
 
 /// Rows of two compact blocks: each rank brings the logits of its own.
