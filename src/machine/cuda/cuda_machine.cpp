@@ -104,12 +104,13 @@ CudaMachine::CudaMachine(const ModelShape& shape, const StepLimits& limits,
                          const CudaOptions& options)
     : shape_(checked(shape)),
       limits_(limits),
-      options_(checked(options, shape.world)),
+      num_ranks_(options.is_alone ? 1 : shape.world),
+      options_(checked(options, num_ranks_)),
       layout_(heap_layout(shape, limits)),
       zeros_(pinned_bytes(layout_.size(Buffer::kCounters) / 2, 0)),
       one_(pinned_bytes(sizeof(uint32_t), 1)) {
   // All modules and all memory exist before the first launch.
-  const std::vector<int> devices = open_devices(shape.world / options.ranks_per_gpu);
+  const std::vector<int> devices = open_devices(num_ranks_ / options.ranks_per_gpu);
   num_sms_ = sms_to_use(options, fewest_sms(devices));
   const uint64_t rank_bytes = usual_step_bytes(shape, limits, num_sms_);
   for (const int device : devices) {
@@ -121,7 +122,7 @@ CudaMachine::CudaMachine(const ModelShape& shape, const StepLimits& limits,
   }
   sm90::AbortBoard board{};
   for (uint32_t i = 0; i < kMaxGpus; ++i) {
-    board.flags[i] = &rank_at(i % shape.world).abort_board()->raised;
+    board.flags[i] = &rank_at(i % num_ranks_).abort_board()->raised;
   }
   for (const auto& device : devices_) {
     device->set_abort_board(board);
@@ -154,7 +155,7 @@ LaunchParams CudaMachine::params_of(const DeviceRanks& device) const {
   view.world = shape_.world;
   view.delays = options_.delays;
   for (uint32_t rank = 0; rank < shape_.world; ++rank) {
-    common.heaps[rank] = rank_at(rank).heap.data();
+    common.heaps[rank] = rank_at(rank % num_ranks_).heap.data();
   }
   LaunchParams params{};
   const StepSlot& slot = device.slot(slot_);
@@ -175,8 +176,8 @@ LaunchParams CudaMachine::params_of(const DeviceRanks& device) const {
 
 uint32_t CudaMachine::upload(const LoweredStep& step) {
   constexpr const char* kOp = "cuda machine";
-  check(step.gpus.size() == shape_.world, kOp, "the step was lowered for ", step.gpus.size(),
-        " GPUs, the machine has ", shape_.world);
+  check(step.gpus.size() == num_ranks_, kOp, "the step was lowered for ", step.gpus.size(),
+        " GPUs, the machine has ", num_ranks_);
   const uint32_t next = (slot_ + 1) % kNumSlots;
   wait_until_ended(next);
   for (const auto& device : devices_) {
@@ -274,7 +275,7 @@ void CudaMachine::wait_until_ended(uint32_t slot) const {
 
 void CudaMachine::check_ended(uint32_t slot) {
   const sm90::WatchdogReport* earliest = nullptr;
-  for (uint32_t rank = 0; rank < shape_.world; ++rank) {
+  for (uint32_t rank = 0; rank < num_ranks_; ++rank) {
     const sm90::WatchdogReport& seen =
         device_of(rank).slot(slot).report(rank % options_.ranks_per_gpu);
     if (seen.raised != 0 && (earliest == nullptr || seen.at_ns < earliest->at_ns)) {
@@ -319,7 +320,7 @@ float CudaMachine::elapsed_ms(uint32_t slot) const {
 std::vector<TraceEvent> CudaMachine::events() {
   drain();
   std::vector<TraceEvent> events;
-  for (uint32_t rank = 0; rank < shape_.world; ++rank) {
+  for (uint32_t rank = 0; rank < num_ranks_; ++rank) {
     device_of(rank).use();
     const std::vector<TraceEvent> own = rank_at(rank).events(options_.trace_events);
     events.insert(events.end(), own.begin(), own.end());

@@ -94,6 +94,7 @@ class CudaMachine {
 
   ModelShape shape_;
   StepLimits limits_;
+  uint32_t num_ranks_;  // that exist
   CudaOptions options_;
   HeapLayout layout_;
   uint32_t num_sms_ = 0;

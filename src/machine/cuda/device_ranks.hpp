@@ -25,6 +25,8 @@ struct CudaOptions {
   uint32_t trace_events = 0;      // most events kept of a rank's step; 0: no trace
   uint32_t ranks_per_gpu = 1;     // more than 1: virtual GPUs
   sm90::DelayPlan delays{0, 0};   // random sleeps, for tests
+  // Only rank 0 exists; all heaps are its own, so it can run a share of a step (keep_share) alone.
+  bool is_alone = false;
 };
 
 /// What a rank has on its device.

@@ -216,7 +216,9 @@ void Megakernel<kHeadPanels>::launch(const LaunchParams& params, uint32_t ranks,
     meetings.forget();
     check_cuda(cudaErrorLaunchOutOfResources);
   }
-  if (ranks == params.ranks[0].step.shape.world) {
+  const StepParams& first = params.ranks[0].step;
+  const bool is_alone = first.shape.world > 1 && first.heaps[0] == first.heaps[1];
+  if (ranks == first.shape.world || is_alone) {
     const Step step(params.ranks, params.ranks + ranks);
     testing::enqueue_on(stream, [=] {
       if (!is_stopped(step)) {

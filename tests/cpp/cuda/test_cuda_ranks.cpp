@@ -10,7 +10,9 @@
 #include "check.hpp"
 #include "cuda/model_pair.hpp"
 #include "lower/lower.hpp"
+#include "lower/share_of_step.hpp"
 #include "machine/cuda/cuda.hpp"
+#include "machine/cuda/cuda_machine.hpp"
 #include "machine/cuda/step_results.hpp"
 
 namespace terrazzo {
@@ -173,6 +175,41 @@ TERRAZZO_TEST(what_cannot_work_is_refused_with_a_reason) {
   CHECK_THROWS(CudaModel(shape, limits, {.reserve_sms = 1, .ranks_per_gpu = 4}),
                "expected an SM for each of the 4 ranks of a GPU, it has 4");
   CHECK_THROWS(CudaModel(shape, limits, {.stream = 64}), "a stream belongs to one GPU");
+}
+
+TERRAZZO_TEST(a_lost_gpu_says_what_to_do) {
+  CHECK_THROWS(cuda::check_cuda(cudaErrorIllegalAddress), "start the process again");
+  CHECK(!cuda::loses_device(cudaErrorLaunchOutOfResources));
+}
+
+/// One GPU's share of a step comes to its end without its peers, and does all of its own work.
+TERRAZZO_TEST(a_share_runs_alone) {
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    for (const uint32_t world : {2u, 8u}) {
+      testing::Random random(seed);
+      const ModelShape shape = testing::tiny_shape(random, world);
+      cuda::CudaMachine machine(shape, testing::kPairLimits,
+                                {.watchdog_ns = 1'000'000'000, .trace_events = 1 << 20,
+                                 .is_alone = true});
+      const testing::TestModel model(shape, testing::kPairLimits.max_position, seed);
+      machine.set_model(model.packed(0), model.tables());
+      testing::Traffic traffic(seed, shape, testing::kPairLimits, 12, 200);
+      for (int i = 0; i < 4; ++i) {
+        const StepArrays arrays = traffic.next();
+        LoweredStep step =
+            lower(arrays.request(), shape, testing::kPairLimits, {machine.num_sms()});
+        const uint64_t queue = step.view(0).queue_size();
+        CHECK_THROWS(machine.upload(step), "the machine has 1");
+        keep_share(step, 0);
+        machine.run(step);
+        std::set<uint32_t> positions;
+        for (const TraceEvent& event : machine.events()) {
+          positions.insert(event.position);
+        }
+        CHECK_EQ(uint64_t{positions.size()}, queue);
+      }
+    }
+  }
 }
 
 TERRAZZO_TEST(every_rank_has_its_own_memory) {
