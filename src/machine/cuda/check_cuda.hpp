@@ -22,7 +22,13 @@ class OutOfDeviceMemory : public std::bad_alloc {
   std::string message_;
 };
 
-/// Errors after which nothing runs on the device any more, in this process.
+/// Nothing runs on the device any more, in this process.
+class DeviceLostError : public MachineError {
+ public:
+  using MachineError::MachineError;
+};
+
+/// Whether that is so after an error.
 inline bool loses_device(cudaError_t status) {
   switch (status) {
     case cudaErrorIllegalAddress:
@@ -51,6 +57,7 @@ inline void check_cuda(cudaError_t status,
           << cudaGetErrorName(status) << ": " << cudaGetErrorString(status);
   if (loses_device(status)) {
     message << "; nothing runs on this GPU any more: start the process again";
+    throw DeviceLostError(message.str());
   }
   if (status == cudaErrorMemoryAllocation) {
     throw OutOfDeviceMemory(message.str());

@@ -94,8 +94,15 @@ PinnedMemory pinned_bytes(uint64_t bytes, int value) {
 }
 
 /// What went wrong with one of several GPUs.
-MachineError of_gpu(uint32_t gpu, const std::exception& error) {
+MachineError of_gpu(uint32_t gpu, const MachineError& error) {
   return MachineError("gpu " + std::to_string(gpu) + ": " + error.what());
+}
+
+/// The same, with what each SM claimed last (it may still be at the instruction before).
+MachineError at_step(uint32_t gpu, const MachineError& error, const StepSlot& slot) {
+  const std::string last = slot.last_instructions();
+  return MachineError(of_gpu(gpu, error).what() +
+                      (last.empty() ? last : "; claimed last:" + last));
 }
 
 }  // namespace
@@ -115,10 +122,10 @@ CudaMachine::CudaMachine(const ModelShape& shape, const StepLimits& limits,
   const uint64_t rank_bytes = usual_step_bytes(shape, limits, num_sms_);
   for (const int device : devices) {
     check_cuda(cudaSetDevice(device));
-    prepare_megakernel(shape_);
-    devices_.push_back(std::make_unique<DeviceRanks>(device, num_devices() * options.ranks_per_gpu,
-                                                     options.ranks_per_gpu, shape, limits, layout_,
-                                                     options, rank_bytes));
+    prepare_megakernel(shape_, options.ranks_per_gpu);
+    devices_.push_back(std::make_unique<DeviceRanks>(
+        device, num_devices() * options.ranks_per_gpu, options.ranks_per_gpu, num_sms_, shape,
+        limits, layout_, options, rank_bytes));
   }
   sm90::AbortBoard board{};
   for (uint32_t i = 0; i < kMaxGpus; ++i) {
@@ -141,7 +148,7 @@ void CudaMachine::set_model(const PackedModel& model, const SharedTables& tables
   weights(rank).load_packed(model, tables);
 }
 
-LaunchParams CudaMachine::params_of(const DeviceRanks& device) const {
+std::vector<RankParams> CudaMachine::params_of(const DeviceRanks& device) const {
   StepParams common{};
   common.shape = shape_;
   common.limits = limits_;
@@ -157,18 +164,18 @@ LaunchParams CudaMachine::params_of(const DeviceRanks& device) const {
   for (uint32_t rank = 0; rank < shape_.world; ++rank) {
     common.heaps[rank] = rank_at(rank % num_ranks_).heap.data();
   }
-  LaunchParams params{};
+  std::vector<RankParams> params(device.size(), {.step = common, .view = view});
   const StepSlot& slot = device.slot(slot_);
   for (uint32_t i = 0; i < device.size(); ++i) {
     const Rank& rank = device.rank(i);
-    RankParams& own = params.ranks[i];
-    own = {.step = common, .view = view};
+    RankParams& own = params[i];
     own.step.gpu = own.view.gpu = device.first_rank() + i;
     own.step.model = rank.weights.view();
     own.step.tables = slot.step(i).tables;
     own.step.program = slot.step(i).program;
     own.view.abort = rank.abort_board();
     own.view.report = &slot.report(i);
+    own.view.last_claims = slot.last_claims(i);
     own.view.trace = rank.trace_buffer(options_.trace_events);
   }
   return params;
@@ -215,7 +222,7 @@ void CudaMachine::launch(bool fetch, Event* begin) {
 }
 
 void CudaMachine::launch_all() {
-  std::vector<LaunchParams> params;  // ready, so that nothing comes between the launches
+  std::vector<std::vector<RankParams>> params;  // ready, so that nothing comes between the launches
   for (const auto& device : devices_) {
     params.push_back(params_of(*device));
   }
@@ -224,7 +231,7 @@ void CudaMachine::launch_all() {
     for (; launched < num_devices(); ++launched) {
       const DeviceRanks& device = *devices_[launched];
       device.use();
-      launch_megakernel(params[launched], device.size(), num_sms_, device.stream());
+      launch_megakernel(params[launched], num_sms_, device.stream());
     }
   } catch (const MachineError& error) {
     // Those that run wait for one that never will: they are told so, the watchdog need not.
@@ -264,7 +271,7 @@ void CudaMachine::wait_until_ended(uint32_t slot) const {
       devices_[i]->slot(slot).ended.wait();
     } catch (const MachineError& error) {
       if (first == nullptr) {
-        first = std::make_exception_ptr(of_gpu(i, error));
+        first = std::make_exception_ptr(at_step(i, error, devices_[i]->slot(slot)));
       }
     }
   }

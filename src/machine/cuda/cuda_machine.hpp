@@ -86,7 +86,7 @@ class CudaMachine {
  private:
   DeviceRanks& device_of(uint32_t rank) const { return *devices_[rank / options_.ranks_per_gpu]; }
   Rank& rank_at(uint32_t rank) const { return device_of(rank).rank(rank % options_.ranks_per_gpu); }
-  LaunchParams params_of(const DeviceRanks& device) const;
+  std::vector<RankParams> params_of(const DeviceRanks& device) const;
   void launch_all();
   void clear_other_bank();
   void drain() const;

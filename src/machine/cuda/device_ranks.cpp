@@ -52,7 +52,7 @@ std::vector<TraceEvent> Rank::events(uint32_t capacity) const {
   return events;
 }
 
-DeviceRanks::DeviceRanks(int device, uint32_t first_rank, uint32_t count, const ModelShape& shape,
+DeviceRanks::DeviceRanks(int device, uint32_t first_rank, uint32_t count, uint32_t num_sms, const ModelShape& shape,
                          const StepLimits& limits, const HeapLayout& layout,
                          const CudaOptions& options, uint64_t rank_bytes)
     : device_(used(device)),
@@ -63,7 +63,7 @@ DeviceRanks::DeviceRanks(int device, uint32_t first_rank, uint32_t count, const 
     ranks_.push_back(std::make_unique<Rank>(shape, limits, layout, options.trace_events));
   }
   for (auto& slot : slots_) {
-    slot = std::make_unique<StepSlot>(first_rank, count, rank_bytes);
+    slot = std::make_unique<StepSlot>(first_rank, count, num_sms, rank_bytes);
   }
   check_cuda(cudaDeviceSynchronize());
 }

@@ -55,8 +55,9 @@ class DeviceRanks {
   /// Steps that have a place: one that is collected, one that runs, one that is prepared.
   static constexpr uint32_t kNumSlots = 3;
 
-  /// `count` ranks from `first_rank` on, with room for steps of `rank_bytes` each.
-  DeviceRanks(int device, uint32_t first_rank, uint32_t count, const ModelShape& shape,
+  /// `count` ranks of `num_sms` SMs from `first_rank` on, with room for steps of `rank_bytes` each.
+  DeviceRanks(int device, uint32_t first_rank, uint32_t count, uint32_t num_sms,
+              const ModelShape& shape,
               const StepLimits& limits, const HeapLayout& layout, const CudaOptions& options,
               uint64_t rank_bytes);
   ~DeviceRanks();

@@ -3,7 +3,9 @@
 # that kernels compile side by side and a compiler cache keeps those that have not changed.
 set(TERRAZZO_CUDA_KERNELS
   megakernel_128.cu
+  megakernel_128_ranks.cu
   megakernel_64.cu
+  megakernel_64_ranks.cu
   pack_kernel.cu
 )
 set(TERRAZZO_CUDA_SOURCES

@@ -1,17 +1,21 @@
 #include "machine/cuda/step_slot.hpp"
 
 #include <cstring>
+#include <sstream>
 
 #include "machine/step_image.hpp"
 
 namespace terrazzo::cuda {
 
-StepSlot::StepSlot(uint32_t first_rank, uint32_t num_ranks, uint64_t rank_bytes)
+StepSlot::StepSlot(uint32_t first_rank, uint32_t num_ranks, uint32_t num_sms, uint64_t rank_bytes)
     : first_rank_(first_rank),
+      num_sms_(num_sms),
       host_(num_ranks * rank_bytes),
       device_(num_ranks * rank_bytes),
       report_(num_ranks * sizeof(sm90::WatchdogReport)),
-      steps_(num_ranks) {
+      last_claims_(uint64_t{num_ranks} * num_sms * sizeof(uint32_t)),
+      steps_(num_ranks),
+      host_programs_(num_ranks) {
   clear_reports();
 }
 
@@ -33,10 +37,29 @@ void StepSlot::upload(const LoweredStep& step, cudaStream_t stream) {
     images[i].copy_to(host_.data() + at);
     steps_[i] = {.tables = images[i].tables_at(device_.data() + at),
                  .program = images[i].program_at(device_.data() + at)};
+    host_programs_[i] = images[i].program_at(host_.data() + at);
     at += images[i].bytes();
   }
+  std::memset(last_claims_.data(), 0xff, last_claims_.bytes());
   check_cuda(cudaMemcpyAsync(device_.data(), host_.data(), bytes, cudaMemcpyHostToDevice, stream));
   uploaded.record(stream);
+}
+
+std::string StepSlot::last_instructions() const {
+  std::ostringstream out;
+  for (uint32_t i = 0; i < host_programs_.size(); ++i) {
+    for (uint32_t sm = 0; sm < num_sms_; ++sm) {
+      const uint32_t position = last_claims(i)[sm];
+      if (position >= host_programs_[i].queue_size()) {
+        continue;  // none yet, or it had come to the queue's end
+      }
+      const QueuePlace place = place_of(host_programs_[i], position);
+      out << "\n  gpu " << first_rank_ + i << " sm " << sm << ": "
+          << opcode_name(place.instruction->opcode) << " (layer " << place.layer << ", position "
+          << position << ')';
+    }
+  }
+  return out.str();
 }
 
 }  // namespace terrazzo::cuda

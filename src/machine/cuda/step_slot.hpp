@@ -2,6 +2,7 @@
 // in pinned memory and on the device, and what comes back from it.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "lower/lowered_step.hpp"
@@ -20,9 +21,9 @@ struct UploadedStep {
 
 class StepSlot {
  public:
-  /// For the ranks from `first_rank` on, with room for `rank_bytes` of program and tables each. On
+  /// For the ranks from `first_rank` on, of `num_sms` SMs each, with room for `rank_bytes` of program and tables each. On
   /// the current device.
-  StepSlot(uint32_t first_rank, uint32_t num_ranks, uint64_t rank_bytes);
+  StepSlot(uint32_t first_rank, uint32_t num_ranks, uint32_t num_sms, uint64_t rank_bytes);
 
   /// Copies a step's programs and tables to the device, asynchronously on `stream`; `step` may go
   /// away at once. The slot's last step must have ended. A step that is larger than any before it
@@ -36,16 +37,26 @@ class StepSlot {
   }
   void clear_reports() const;
 
+  /// [SMs] of a rank: the queue position that each claimed last in this slot's step; kernels write.
+  uint32_t* last_claims(uint32_t local_rank) const {
+    return last_claims_.as<uint32_t>() + local_rank * num_sms_;
+  }
+  /// The same in words, a line an SM that has claimed an instruction.
+  std::string last_instructions() const;
+
   Event uploaded;
   Event begun{cudaEventDefault};
   Event ended{cudaEventDefault};  // results included
 
  private:
   uint32_t first_rank_;
+  uint32_t num_sms_;
   PinnedMemory host_;
   DeviceMemory device_;
   PinnedMemory report_;
+  PinnedMemory last_claims_;
   std::vector<UploadedStep> steps_;
+  std::vector<ProgramView> host_programs_;
 };
 
 }  // namespace terrazzo::cuda

@@ -131,6 +131,9 @@ void report_failure(const cuda::RankParams& rank, uint64_t at_ns) {
 }
 
 void run_step(const Step& step, uint32_t blocks) {
+  for (const auto& rank : step) {
+    rank.view.last_claims[0] = rank.step.program.prologue_size;
+  }
   if (is_stopped(step)) {
     ++num_aborted;
     return;
@@ -201,14 +204,15 @@ uint32_t early_launches() { return num_too_early; }
 
 namespace cuda {
 
-template <uint32_t kHeadPanels>
-void Megakernel<kHeadPanels>::prepare() {
+template <uint32_t kHeadPanels, uint32_t kMostRanks>
+void Megakernel<kHeadPanels, kMostRanks>::prepare() {
   meetings.forget();
 }
 
-template <uint32_t kHeadPanels>
-void Megakernel<kHeadPanels>::launch(const LaunchParams& params, uint32_t ranks, uint32_t blocks,
-                                     cudaStream_t stream) {
+template <uint32_t kHeadPanels, uint32_t kMostRanks>
+void Megakernel<kHeadPanels, kMostRanks>::launch(const LaunchParams<kMostRanks>& params,
+                                                 uint32_t ranks, uint32_t blocks,
+                                                 cudaStream_t stream) {
   const int device = testing::current_fake_device();
   check_cuda(testing::device_of(stream) == device ? cudaSuccess : cudaErrorInvalidResourceHandle);
   int refusing = device;
@@ -235,8 +239,10 @@ void Megakernel<kHeadPanels>::launch(const LaunchParams& params, uint32_t ranks,
   testing::hold_until(stream, [=] { return meeting->over || rank.view.abort->raised != 0; });
 }
 
-template struct Megakernel<1>;
-template struct Megakernel<2>;
+template struct Megakernel<1, 1>;
+template struct Megakernel<2, 1>;
+template struct Megakernel<1, kMaxGpus>;
+template struct Megakernel<2, kMaxGpus>;
 
 void launch_pack(const RowBlock& block, cudaStream_t stream) {
   testing::enqueue_on(stream, [=] {

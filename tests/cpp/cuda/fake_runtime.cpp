@@ -53,6 +53,7 @@ class Runtime {
   int num_devices = 1;
   std::set<std::pair<int, int>> unreachable;
   std::set<std::pair<int, int>> peers;  // enabled
+  int lost_device = -1;
 
   /// Something that may happen now, happens. False if nothing can.
   bool happen() {
@@ -142,11 +143,17 @@ void set_fake_devices(int count, const std::set<std::pair<int, int>>& unreachabl
   Runtime::get().num_devices = count;
   Runtime::get().unreachable = unreachable;
   Runtime::get().peers.clear();
+  current_device = 0;
 }
 
 bool is_peer_enabled(int device, int peer) {
   const auto lock = locked();
   return Runtime::get().peers.contains({device, peer});
+}
+
+void lose_fake_device(int device) {
+  const auto lock = locked();
+  Runtime::get().lost_device = device;
 }
 
 int current_fake_device() { return current_device; }
@@ -270,6 +277,10 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const auto lock = locked();
+  if (event->device == Runtime::get().lost_device) {
+    Runtime::get().happen_all();
+    return cudaErrorIllegalAddress;
+  }
   const uint64_t count = event->recorded;
   return Runtime::get().happen_until([&] { return event->happened >= count; });
 }

@@ -23,6 +23,8 @@ void hold_until(cudaStream_t stream, std::function<bool()> ready);
 
 /// So many devices from now on; the pairs (device, peer) have no peer access.
 void set_fake_devices(int count, const std::set<std::pair<int, int>>& unreachable = {});
+/// Who waits for this device from now on learns of an illegal address; -1: none.
+void lose_fake_device(int device);
 bool is_peer_enabled(int device, int peer);
 int current_fake_device();
 int device_of(cudaStream_t stream);
