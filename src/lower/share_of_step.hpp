@@ -6,8 +6,8 @@
 
 namespace terrazzo {
 
-/// Leaves the program of `gpu` alone, and lowers each target to what that GPU itself will signal, as
-/// if its peers' signals had come before. Results mean nothing, the work is the GPU's share.
+/// Leaves the program of `gpu` alone, and lowers each target to what that GPU itself will signal,
+/// as if its peers' signals had come before. Results mean nothing, the work is the GPU's share.
 void keep_share(LoweredStep& step, uint32_t gpu);
 
 }  // namespace terrazzo

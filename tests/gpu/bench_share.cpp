@@ -1,7 +1,8 @@
 // One GPU's share of steps of a 70B Llama on several, with peers' signals as if they had come and
 // puts to peers landing in its own memory: the time that communication can be hidden behind.
 //
-// bench_share STEP...   a step is d<sequences>x<context> (decode) or p<sequences>x<tokens> (prompts);
+// bench_share STEP...   a step is d<sequences>x<context> (decode) or p<sequences>x<tokens>
+// (prompts);
 //                       gpus=<n> and layers=<n> hold for all
 #include <algorithm>
 #include <cstdio>
@@ -90,19 +91,19 @@ void report(cuda::CudaMachine& machine, const StepKind& kind) {
   const double context = kind.prefill ? 0.5 * kind.tokens : kind.tokens;
   const double attention =
       4.0 * kind.rows() * context * shape.num_heads * shape.head_dim * shape.num_layers;
-  const double flops =
-      share * (2.0 * (kind.rows() * layer + kind.sequences * head) + attention);
+  const double flops = share * (2.0 * (kind.rows() * layer + kind.sequences * head) + attention);
   // Weights that the GPU reads: O is whole on each, for whoever owns rows.
   const double weight_bytes =
       2.0 * (share * (layer - o * shape.num_layers + head) + o * shape.num_layers);
   const double kv_bytes = kind.prefill ? 0.0
                                        : share * 4.0 * shape.num_layers * shape.num_kv_heads *
                                              shape.head_dim * kind.sequences * kind.tokens;
-  std::printf("gpus %u layers %u %c%ux%u: %.3f ms; %.0f TFLOP/s of model flops; weights %.2f GB + "
-              "KV %.2f GB = %.2f TB/s\n",
-              shape.world, shape.num_layers, kind.prefill ? 'p' : 'd', kind.sequences, kind.tokens,
-              ms, flops * 1e-9 / ms, weight_bytes * 1e-9, kv_bytes * 1e-9,
-              (weight_bytes + kv_bytes) * 1e-9 / ms);
+  std::printf(
+      "gpus %u layers %u %c%ux%u: %.3f ms; %.0f TFLOP/s of model flops; weights %.2f GB + "
+      "KV %.2f GB = %.2f TB/s\n",
+      shape.world, shape.num_layers, kind.prefill ? 'p' : 'd', kind.sequences, kind.tokens, ms,
+      flops * 1e-9 / ms, weight_bytes * 1e-9, kv_bytes * 1e-9,
+      (weight_bytes + kv_bytes) * 1e-9 / ms);
   std::fflush(stdout);
 }
 

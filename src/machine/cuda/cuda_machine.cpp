@@ -101,8 +101,7 @@ MachineError of_gpu(uint32_t gpu, const MachineError& error) {
 /// The same, with what each SM claimed last (it may still be at the instruction before).
 MachineError at_step(uint32_t gpu, const MachineError& error, const StepSlot& slot) {
   const std::string last = slot.last_instructions();
-  return MachineError(of_gpu(gpu, error).what() +
-                      (last.empty() ? last : "; claimed last:" + last));
+  return MachineError(of_gpu(gpu, error).what() + (last.empty() ? last : "; claimed last:" + last));
 }
 
 }  // namespace
@@ -123,9 +122,9 @@ CudaMachine::CudaMachine(const ModelShape& shape, const StepLimits& limits,
   for (const int device : devices) {
     check_cuda(cudaSetDevice(device));
     prepare_megakernel(shape_, options.ranks_per_gpu);
-    devices_.push_back(std::make_unique<DeviceRanks>(
-        device, num_devices() * options.ranks_per_gpu, options.ranks_per_gpu, num_sms_, shape,
-        limits, layout_, options, rank_bytes));
+    devices_.push_back(std::make_unique<DeviceRanks>(device, num_devices() * options.ranks_per_gpu,
+                                                     options.ranks_per_gpu, num_sms_, shape, limits,
+                                                     layout_, options, rank_bytes));
   }
   sm90::AbortBoard board{};
   for (uint32_t i = 0; i < kMaxGpus; ++i) {

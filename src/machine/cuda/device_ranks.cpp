@@ -52,9 +52,9 @@ std::vector<TraceEvent> Rank::events(uint32_t capacity) const {
   return events;
 }
 
-DeviceRanks::DeviceRanks(int device, uint32_t first_rank, uint32_t count, uint32_t num_sms, const ModelShape& shape,
-                         const StepLimits& limits, const HeapLayout& layout,
-                         const CudaOptions& options, uint64_t rank_bytes)
+DeviceRanks::DeviceRanks(int device, uint32_t first_rank, uint32_t count, uint32_t num_sms,
+                         const ModelShape& shape, const StepLimits& limits,
+                         const HeapLayout& layout, const CudaOptions& options, uint64_t rank_bytes)
     : device_(used(device)),
       first_rank_(first_rank),
       trace_events_(options.trace_events),

@@ -57,9 +57,8 @@ class DeviceRanks {
 
   /// `count` ranks of `num_sms` SMs from `first_rank` on, with room for steps of `rank_bytes` each.
   DeviceRanks(int device, uint32_t first_rank, uint32_t count, uint32_t num_sms,
-              const ModelShape& shape,
-              const StepLimits& limits, const HeapLayout& layout, const CudaOptions& options,
-              uint64_t rank_bytes);
+              const ModelShape& shape, const StepLimits& limits, const HeapLayout& layout,
+              const CudaOptions& options, uint64_t rank_bytes);
   ~DeviceRanks();
 
   /// Calls of the runtime go to this device from now on.

@@ -62,13 +62,13 @@ inline void prepare_megakernel(const ModelShape& shape, uint32_t ranks) {
 inline void launch_megakernel(std::span<const RankParams> ranks, uint32_t blocks,
                               cudaStream_t stream) {
   const auto count = static_cast<uint32_t>(ranks.size());
-  with_megakernel(ranks[0].step.shape, count,
-                  [&]<uint32_t kHeadPanels, uint32_t kMostRanks>(
-                      Megakernel<kHeadPanels, kMostRanks> kernel) {
-                    LaunchParams<kMostRanks> params{};
-                    std::copy(ranks.begin(), ranks.end(), params.ranks);
-                    kernel.launch(params, count, blocks, stream);
-                  });
+  with_megakernel(
+      ranks[0].step.shape, count,
+      [&]<uint32_t kHeadPanels, uint32_t kMostRanks>(Megakernel<kHeadPanels, kMostRanks> kernel) {
+        LaunchParams<kMostRanks> params{};
+        std::copy(ranks.begin(), ranks.end(), params.ranks);
+        kernel.launch(params, count, blocks, stream);
+      });
 }
 
 }  // namespace terrazzo::cuda

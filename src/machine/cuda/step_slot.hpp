@@ -21,8 +21,8 @@ struct UploadedStep {
 
 class StepSlot {
  public:
-  /// For the ranks from `first_rank` on, of `num_sms` SMs each, with room for `rank_bytes` of program and tables each. On
-  /// the current device.
+  /// For the ranks from `first_rank` on, of `num_sms` SMs each, with room for `rank_bytes` of
+  /// program and tables each. On the current device.
   StepSlot(uint32_t first_rank, uint32_t num_ranks, uint32_t num_sms, uint64_t rank_bytes);
 
   /// Copies a step's programs and tables to the device, asynchronously on `stream`; `step` may go

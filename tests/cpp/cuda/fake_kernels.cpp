@@ -69,8 +69,8 @@ using Step = std::vector<cuda::RankParams>;
 void check_banks(const StepParams& params) {
   for (uint32_t gpu = 0; gpu < params.shape.world; ++gpu) {
     const uint32_t* const bank = params.counters(gpu);
-    num_too_early += std::any_of(bank, bank + params.bank_counters,
-                                 [](uint32_t count) { return count != 0; });
+    num_too_early +=
+        std::any_of(bank, bank + params.bank_counters, [](uint32_t count) { return count != 0; });
   }
 }
 

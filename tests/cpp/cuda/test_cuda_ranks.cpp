@@ -191,7 +191,8 @@ TERRAZZO_TEST(a_lost_gpu_says_what_to_do) {
   } catch (const MachineError& error) {
     const std::string text = error.what();
     CHECK(text.starts_with("gpu 1: [cuda] "));
-    CHECK(text.find("start the process again; claimed last:\n  gpu 1 sm 0: qkv_rope_append (layer 0,") !=
+    CHECK(text.find(
+              "start the process again; claimed last:\n  gpu 1 sm 0: qkv_rope_append (layer 0,") !=
           std::string::npos);
     CHECK(text.find("sm 1") == std::string::npos);  // claimed nothing
   }
@@ -205,9 +206,9 @@ TERRAZZO_TEST(a_share_runs_alone) {
     for (const uint32_t world : {2u, 8u}) {
       testing::Random random(seed);
       const ModelShape shape = testing::tiny_shape(random, world);
-      cuda::CudaMachine machine(shape, testing::kPairLimits,
-                                {.watchdog_ns = 1'000'000'000, .trace_events = 1 << 20,
-                                 .is_alone = true});
+      cuda::CudaMachine machine(
+          shape, testing::kPairLimits,
+          {.watchdog_ns = 1'000'000'000, .trace_events = 1 << 20, .is_alone = true});
       const testing::TestModel model(shape, testing::kPairLimits.max_position, seed);
       machine.set_model(model.packed(0), model.tables());
       testing::Traffic traffic(seed, shape, testing::kPairLimits, 12, 200);
