@@ -1,5 +1,5 @@
 """What GPUs send each other in a layer, as the lowering declares it: `python -m
-terrazzo.bench.traffic --gpus 2`."""
+terrazzo.trace.traffic --gpus 2`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..trace.steps import SHAPES, limits_of, parse_step, shape_of, step_of
+from .steps import SHAPES, limits_of, parse_step, shape_of, step_of
 
 MB = 1e6
 

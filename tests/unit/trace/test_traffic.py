@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("terrazzo._core", reason="needs the compiled extension")
 
-from terrazzo.bench.traffic import layer_rows, main
+from terrazzo.trace.traffic import layer_rows, main
 
 ROWS = 1024  # 8 row blocks: each of 1, 2, 4 and 8 GPUs owns as many
 HIDDEN = 8192
