@@ -15,6 +15,7 @@ pytest.importorskip("terrazzo._core", reason="needs the compiled extension")
 from terrazzo._core import Matrix
 from terrazzo.capacity import Capacity, model_shape
 from terrazzo.loading import load_weights
+from terrazzo.runner import ModelRunner
 
 CONFIG = small_config()
 
@@ -100,3 +101,9 @@ def test_gpus_together_have_the_whole_model() -> None:
     halves = zip(rows_of(two, 0, Matrix.DOWN), rows_of(two, 1, Matrix.DOWN), strict=True)
     joined = [np.concatenate(pair).tobytes() for pair in halves]  # dealt by columns
     assert joined == [row.tobytes() for row in rows_of(one, 0, Matrix.DOWN)]
+
+
+def test_ranks_are_the_gpus_own() -> None:
+    """Only GPUs are shared: the host's are virtual without being asked."""
+    with pytest.raises(ValueError, match="ranks_per_gpu=2: the host's GPUs are virtual anyway"):
+        ModelRunner(CountingCheckpoint(), device="host", gpus=2, ranks_per_gpu=2)
