@@ -136,13 +136,13 @@ class HostModel:
 def cuda_built() -> bool:
     """Whether this build contains the CUDA machine."""
 
-def cuda_problem() -> str:
+def cuda_problem(num_gpus: int = 1) -> str:
     """
-    Why the CUDA machine cannot run here, with the remedy; empty if it can.
+    Why the CUDA machine cannot run on so many GPUs, with the remedy; empty if it can.
     """
 
 class CudaDevice:
-    """The GPU that the CUDA machine runs on."""
+    """A GPU that the CUDA machine runs on."""
 
     @property
     def name(self) -> str: ...
@@ -167,15 +167,15 @@ class CudaDevice:
     def runtime_version(self) -> int:
         """1000 * major + 10 * minor"""
 
-def cuda_device() -> CudaDevice:
+def cuda_device(gpu: int = 0) -> CudaDevice:
     """The device as it is now; Error where the CUDA machine cannot run."""
 
 class CudaModel:
-    """A model on one GPU."""
+    """A model on one GPU or several."""
 
-    def __init__(self, shape: ModelShape, limits: StepLimits, *, num_sms: int = 0, reserve_sms: int = 0, watchdog_seconds: float = 10.0, stream: int = 0, trace_events: int = 0) -> None:
+    def __init__(self, shape: ModelShape, limits: StepLimits, *, num_sms: int = 0, reserve_sms: int = 0, watchdog_seconds: float = 10.0, stream: int = 0, trace_events: int = 0, ranks_per_gpu: int = 1) -> None:
         """
-        num_sms 0: all but reserve_sms. stream: handle of the stream that runs the steps; 0: one of the model's own.
+        num_sms 0: all but reserve_sms. stream: handle of the stream that runs the steps; 0: one of the model's own. ranks_per_gpu: so many of shape.world ranks share a GPU.
         """
 
     MAX_IN_FLIGHT: int = 2
@@ -206,6 +206,11 @@ class CudaModel:
 
     def set_watchdog_seconds(self, seconds: float) -> None:
         """Longest wait inside the steps launched from now on."""
+
+    def set_delays(self, seed: int, most_ns: int) -> None:
+        """
+        Random sleeps of SMs in the steps launched from now on, for tests; 0: none.
+        """
 
     @property
     def elapsed_ms(self) -> float:
@@ -301,4 +306,9 @@ def hbm_bytes(programs: Programs, model: CostModel, gpu: int, positions: Annotat
 def trace_host_step(model: HostModel, arrays: StepArrays) -> bytes:
     """
     Runs a step on the host machine; its trace events as bytes: records of core/trace_event.hpp.
+    """
+
+def layer_traffic(shape: ModelShape, limits: StepLimits, arrays: StepArrays, num_sms: int = 132) -> list[tuple[str, str, int, int, int, int]]:
+    """
+    What the GPUs send each other in one layer of a step: (instruction, buffer, from, to, bytes, writes) of each flow; the buffer 'counters' stands for signals.
     """

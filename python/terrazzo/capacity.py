@@ -15,9 +15,16 @@ MAX_PAGES = 2**31 - 1  # ids travel as int32
 GIB = 2**30
 
 
-def kv_page_bytes(config: ModelConfig) -> int:
-    """Bytes of one page: keys and values in bfloat16 of all layers and KV heads."""
-    return 2 * 2 * PAGE_TOKENS * config.head_dim * config.num_kv_heads * config.num_layers
+def kv_page_bytes(config: ModelConfig, gpus: int = 1) -> int:
+    """Bytes of one page on each of `gpus` GPUs: keys and values in bfloat16 of all layers and of
+    the GPU's KV heads."""
+    heads = config.num_kv_heads // gpus
+    return 2 * 2 * PAGE_TOKENS * config.head_dim * heads * config.num_layers
+
+
+def tensor_parallel_degrees(num_kv_heads: int, limit: int = 8) -> list[int]:
+    """Numbers of GPUs that a model with so many KV heads can run on."""
+    return [n for n in range(1, limit + 1) if num_kv_heads % n == 0]
 
 
 def model_shape(config: ModelConfig, gpus: int, split_tokens: int) -> ModelShape:
@@ -75,20 +82,47 @@ class Capacity:
         return weight_bytes(shape, self.max_model_len) + heap_bytes(shape, self.limits(num_pages))
 
     def pages_that_fit(self, shape: ModelShape, budget_bytes: int) -> int:
-        """Most KV pages beside the model in `budget_bytes`; ValueError if not even one fits."""
-        page_bytes = kv_page_bytes(self.config)
+        """Most KV pages beside the model in `budget_bytes` of a GPU; ValueError, which says what
+        would fit, if not even one does."""
+        page_bytes = kv_page_bytes(self.config, shape.world)
         least_bytes = self.device_bytes(shape, 1)
         if least_bytes > budget_bytes:
             raise ValueError(
-                f"[capacity] the model takes {least_bytes / GIB:.1f} GiB of the GPU's memory with "
+                f"[capacity] the model takes {least_bytes / GIB:.1f} GiB of {_each_gpu(shape)} "
+                "memory with "
                 f"one KV page, but may use {max(budget_bytes, 0) / GIB:.1f} GiB; free memory on "
-                "the GPU, raise gpu_memory_utilization, or lower max_batch_tokens and max_sequences"
+                "the GPU, raise gpu_memory_utilization, or lower max_batch_tokens and "
+                f"max_sequences{self._degrees_that_fit(shape, budget_bytes)}"
             )
         num_pages = min(1 + (budget_bytes - least_bytes) // page_bytes, MAX_PAGES)
         # More pages also need a little more room for counters and parts of attention.
         while (excess := self.device_bytes(shape, num_pages) - budget_bytes) > 0:
             num_pages -= max(1, excess // page_bytes)
         return num_pages
+
+    def check_pages(self, shape: ModelShape, num_pages: int, budget_bytes: int) -> None:
+        """ValueError, which says how many would fit, if `num_pages` pages do not."""
+        needed = self.device_bytes(shape, num_pages)
+        if needed > budget_bytes:
+            most = self.pages_that_fit(shape, budget_bytes)
+            raise ValueError(
+                f"[capacity] the model and {num_pages} KV pages take {needed / GIB:.1f} GiB of "
+                f"{_each_gpu(shape)} memory, {budget_bytes / GIB:.1f} GiB are free: at most {most} "
+                "pages fit"
+            )
+
+    def _degrees_that_fit(self, shape: ModelShape, budget_bytes: int) -> str:
+        """The least number of GPUs on which the model would fit, as the end of a sentence."""
+        for gpus in tensor_parallel_degrees(self.config.num_kv_heads):
+            if gpus > shape.world:
+                other = model_shape(self.config, gpus, self.split_tokens)
+                if self.device_bytes(other, 1) <= budget_bytes:
+                    return f"; on gpus={gpus} with as much memory each it would fit"
+        return ""
+
+
+def _each_gpu(shape: ModelShape) -> str:
+    return "the GPU's" if shape.world == 1 else "each GPU's"
 
 
 def memory_budget(free_bytes: int, total_bytes: int, utilization: float) -> int:

@@ -88,12 +88,11 @@ class LLM:
     "dummy" gives a folder's model random weights, for measurements. `device` is `host` (the CPU),
     `cuda`, or `auto`: the GPU where there is one that can do it. `gpus` is the tensor-parallel
     degree. On the host machine each virtual GPU has `num_sms` SMs, run by `num_threads` threads; on
-    cuda steps take `num_sms` SMs, by default all but `reserve_sms`, and leave up to
-    `trace_events` events of a step. The KV cache has `kv_pages` pages of 64 tokens; by default
-    TERRAZZO_KV_GIB on the host, and on cuda what the model leaves of its share
-    `gpu_memory_utilization` of the GPU's memory. `seed` gives seeds to requests that have none:
-    the i-th request of an LLM always gets the same one. Raises ValueError or ModelError for what
-    cannot be served.
+    cuda steps take `num_sms` of each GPU's SMs, by default all but `reserve_sms`, and leave up to
+    `trace_events` events; `ranks_per_gpu` of the `gpus` share one (docs/multi-gpu.md). The KV cache
+    has `kv_pages` pages of 64 tokens; by default TERRAZZO_KV_GIB on the host, and on cuda what the
+    model leaves of its share `gpu_memory_utilization` of each GPU's memory. `seed` gives seeds to
+    requests that have none, always the same. Raises ValueError or ModelError for what it cannot do.
     """
 
     def __init__(
@@ -103,6 +102,7 @@ class LLM:
         device: str = "auto",
         load_format: str = "auto",
         gpus: int = 1,
+        ranks_per_gpu: int = 1,
         max_model_len: int | None = None,
         max_batch_tokens: int | None = None,
         max_sequences: int | None = None,
@@ -115,7 +115,6 @@ class LLM:
         seed: int = 0,
         progress: bool | None = None,
     ) -> None:
-        device = resolve_device(device, gpus=gpus, num_threads=num_threads)
         _check_counts(
             gpus=gpus,
             max_batch_tokens=max_batch_tokens,
@@ -124,6 +123,9 @@ class LLM:
             num_threads=num_threads,
             max_model_len=max_model_len,
             kv_pages=kv_pages,
+        )
+        device = resolve_device(
+            device, gpus=gpus, ranks_per_gpu=ranks_per_gpu, num_threads=num_threads
         )
         opened = _open(model, load_format)
         sizes = DEFAULT_SIZES[device]
@@ -147,6 +149,7 @@ class LLM:
                 opened.checkpoint,
                 device=device,
                 gpus=gpus,
+                ranks_per_gpu=ranks_per_gpu,
                 num_sms=num_sms,
                 num_threads=num_threads,
                 reserve_sms=reserve_sms,

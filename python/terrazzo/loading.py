@@ -30,12 +30,14 @@ def load_weights(
 ) -> None:
     """Loads all weights and tables of a model on `gpus` GPUs.
 
-    Reading, folding and copying release the GIL, so threads share the work by layers. The first
-    error ends it and is raised.
+    Each tensor is read once, whatever the number of GPUs: what of it belongs to each goes straight
+    into place. Reading, folding and copying release the GIL, so threads share the work by layers.
+    The first error ends it and is raised.
     """
     config = checkpoint.config
     shape = machine.shape
-    total = gpus * config.num_layers + 1
+    total = config.num_layers + 1
+    shards = [Shard(config, gpu, gpus, shape.act_panels, shape.vocab_panels) for gpu in range(gpus)]
     embedding = np.ascontiguousarray(checkpoint.tensor("model.embed_tokens.weight"))
     lm_head: Any = embedding
     if not config.tie_word_embeddings:
@@ -43,14 +45,14 @@ def load_weights(
     if num_threads is None:
         num_threads = min(MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(num_threads, thread_name_prefix="terrazzo-load") as pool:
-        layers: set[Future[None]] = set()
-        others: list[Future[None]] = []
-        for gpu in range(gpus):
-            shard = Shard(config, gpu, gpus, shape.act_panels, shape.vocab_panels)
-            # The largest part first, so that it does not start when all others are done.
-            others.append(pool.submit(pack_lm_head, machine, lm_head, shard))
-            for layer in range(config.num_layers):
-                layers.add(pool.submit(pack_layer, machine, checkpoint, shard, layer))
+        # The largest part first, so that it does not start when all others are done.
+        others: list[Future[None]] = [
+            pool.submit(pack_lm_head, machine, lm_head, shard) for shard in shards
+        ]
+        layers: set[Future[None]] = {
+            pool.submit(pack_layer, machine, checkpoint, shards, layer)
+            for layer in range(config.num_layers)
+        }
         try:
             for done, part in enumerate(as_completed(layers), start=1):
                 part.result()

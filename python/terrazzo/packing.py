@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -94,40 +95,48 @@ def bf16_to_float(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def pack_layer(model: Machine, checkpoint: Checkpoint, shard: Shard, layer: int) -> None:
-    """Packs one layer of one GPU; RMSNorm weights are folded into the matrices that follow them."""
+def pack_layer(model: Machine, checkpoint: Checkpoint, shards: Sequence[Shard], layer: int) -> None:
+    """Packs one layer of all GPUs; RMSNorm weights are folded into the matrices behind them."""
     from ._core import Matrix
 
-    prefix = f"model.layers.{layer}."
-
     def tensor(name: str) -> NDArray[np.uint16]:
-        return np.ascontiguousarray(checkpoint.tensor(f"{prefix}{name}.weight"))
+        return np.ascontiguousarray(checkpoint.tensor(f"model.layers.{layer}.{name}.weight"))
 
     def pack(
+        shard: Shard,
         which: Matrix,
         targets: Index,
         source: NDArray[np.uint16],
         rows: Index,
-        scale: NDArray[np.float32],
+        scale: NDArray[np.float32] = _NO_SCALE,
     ) -> None:
         model.pack_rows(shard.gpu, which, layer, targets, source, rows, scale)
 
     attention_scale = bf16_to_float(tensor("input_layernorm"))
-    for kind, (targets, rows) in _qkv_rows(shard).items():
-        pack(Matrix.QKV, targets, tensor(f"self_attn.{kind}_proj"), rows, attention_scale)
-    hidden = np.arange(shard.config.hidden_size, dtype=np.int32)
-    pack(Matrix.O, hidden, tensor("self_attn.o_proj"), hidden, _NO_SCALE)
+    for kind in "qkv":
+        source = tensor(f"self_attn.{kind}_proj")
+        for shard in shards:
+            targets, rows = _qkv_rows(shard)[kind]
+            pack(shard, Matrix.QKV, targets, source, rows, attention_scale)
+    hidden = np.arange(shards[0].config.hidden_size, dtype=np.int32)
+    source = tensor("self_attn.o_proj")
+    for shard in shards:
+        pack(shard, Matrix.O, hidden, source, hidden)
 
     mlp_scale = bf16_to_float(tensor("post_attention_layernorm"))
-    columns = shard.intermediate_columns()
-    local = np.arange(len(columns), dtype=np.int32)
-    gate_targets = (local // PAIR_RUN) * (2 * PAIR_RUN) + local % PAIR_RUN
-    pack(Matrix.GATE_UP, gate_targets, tensor("mlp.gate_proj"), columns, mlp_scale)
-    pack(Matrix.GATE_UP, gate_targets + PAIR_RUN, tensor("mlp.up_proj"), columns, mlp_scale)
-    down = tensor("mlp.down_proj")
-    if len(columns) < shard.config.intermediate_size:
-        down = np.ascontiguousarray(down[:, columns])
-    pack(Matrix.DOWN, hidden, down, hidden, _NO_SCALE)
+    for half, name in ((0, "gate"), (PAIR_RUN, "up")):
+        source = tensor(f"mlp.{name}_proj")
+        for shard in shards:
+            columns = shard.intermediate_columns()
+            local = np.arange(len(columns), dtype=np.int32)
+            targets = (local // PAIR_RUN) * (2 * PAIR_RUN) + local % PAIR_RUN + half
+            pack(shard, Matrix.GATE_UP, targets, source, columns, mlp_scale)
+    source = tensor("mlp.down_proj")
+    for shard in shards:
+        columns = shard.intermediate_columns()
+        if len(columns):
+            own = np.ascontiguousarray(source[:, columns[0] : columns[-1] + 1])
+            pack(shard, Matrix.DOWN, hidden, own, hidden)
 
 
 def _qkv_rows(shard: Shard) -> dict[str, tuple[Index, Index]]:

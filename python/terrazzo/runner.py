@@ -8,7 +8,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from .capacity import GIB, Capacity, memory_budget, model_shape
+from .capacity import GIB, Capacity, memory_budget, model_shape, tensor_parallel_degrees
 from .device import resolve_device
 from .loading import Progress, load_weights
 from .step import PAGE_TOKENS, StepInput, StepOutput, StepTicket
@@ -22,11 +22,6 @@ _log = logging.getLogger(__name__)
 
 # Attention over a long context is split at multiples of this many tokens; part of a model's bits.
 SPLIT_TOKENS = 2048
-
-
-def tensor_parallel_degrees(num_kv_heads: int, limit: int = 8) -> list[int]:
-    """Numbers of GPUs that a model with so many KV heads can run on."""
-    return [n for n in range(1, limit + 1) if num_kv_heads % n == 0]
 
 
 def _require_positive(**values: float | None) -> None:
@@ -52,14 +47,16 @@ def arrays_of(batch: StepInput) -> StepArrays:
 class ModelRunner:
     """Runs steps of one model on a machine: `host`, `cuda`, or `auto` (see device.py).
 
-    On the host `gpus` virtual GPUs (the tensor-parallel degree) have `num_sms` virtual SMs each,
-    and `num_threads` threads share these (default: as many as SMs). On cuda a step takes `num_sms`
-    of the GPU's SMs (default: all but `reserve_sms`) and runs on `stream` (a CUDA stream's handle;
-    0: one of the runner's own); up to `trace_events` events of a step are kept for `core.trace`.
-    None of these changes a bit of the results.
+    `gpus` is the tensor-parallel degree, the one of these options that is part of a result's bits.
+    On the host the GPUs are virtual and have `num_sms` virtual SMs each, and `num_threads` threads
+    share these (default: as many as SMs). On cuda a step takes `num_sms` of each GPU's SMs
+    (default: all but `reserve_sms`) and runs on `stream` (a CUDA stream's handle; 0: one of the
+    runner's own); up to `trace_events` events of a step and GPU are kept for `core.trace`. With
+    `ranks_per_gpu` so many of the `gpus` are virtual ones on one GPU, which share its SMs and its
+    memory.
 
     The KV cache has `num_pages` pages; by default four of the longest sequences on the host, and on
-    cuda what the model leaves of its share `gpu_memory_utilization` of the GPU's memory. Sequences
+    cuda what the model leaves of its share `gpu_memory_utilization` of each GPU's memory. Sequences
     are as long as the model allows, on cuda no longer than the KV cache either. Raises ValueError
     for what the model or the machine cannot have.
     """
@@ -72,6 +69,7 @@ class ModelRunner:
         *,
         device: str = "host",
         gpus: int = 1,
+        ranks_per_gpu: int = 1,
         num_sms: int | None = None,
         num_threads: int | None = None,
         reserve_sms: int = 0,
@@ -106,9 +104,15 @@ class ModelRunner:
             max_in_flight=max_in_flight,
             load_threads=load_threads,
         )
-        self.device = resolve_device(device, gpus=gpus, num_threads=num_threads)
+        self.device = resolve_device(
+            device, gpus=gpus, ranks_per_gpu=ranks_per_gpu, num_threads=num_threads
+        )
         if self.device == "host":
             _refuse_on_host(reserve_sms=reserve_sms, stream=stream, trace_events=trace_events)
+            if ranks_per_gpu != 1:
+                raise ValueError(
+                    f"[runner] ranks_per_gpu={ranks_per_gpu}: the host's GPUs are virtual anyway"
+                )
         self.config: ModelConfig = config
         self.gpus = gpus
         self.max_tokens = max_batch_tokens
@@ -124,8 +128,10 @@ class ModelRunner:
         )
         shape = model_shape(config, gpus, split_tokens)
         on_cuda = self.device == "cuda"
-        if num_pages is None and on_cuda:
-            num_pages = _pages_on_gpu(capacity, shape, gpu_memory_utilization)
+        if on_cuda:
+            num_pages = _pages_on_gpus(
+                capacity, shape, ranks_per_gpu, num_pages, gpu_memory_utilization
+            )
         elif num_pages is None:
             num_pages = 4 * -(-capacity.max_model_len // PAGE_TOKENS)
         if on_cuda and max_model_len is None:
@@ -148,6 +154,7 @@ class ModelRunner:
                 watchdog_seconds=watchdog_seconds,
                 stream=stream,
                 trace_events=trace_events,
+                ranks_per_gpu=ranks_per_gpu,
             )
             most_in_flight = CudaModel.MAX_IN_FLIGHT
         else:
@@ -176,13 +183,22 @@ class ModelRunner:
         return self.collect(self.submit(batch))
 
     def submit(self, batch: StepInput) -> StepTicket:
-        """Queues a step behind those in flight; on the host machine it runs at once."""
+        """Queues a step behind those in flight; on the host machine it runs at once. If a launch
+        fails, none is in flight any more.
+        """
+        from ._core import LaunchError
+
         if len(self._tickets) >= self.max_in_flight:
             raise ValueError(
                 f"[submit] expected at most {self.max_in_flight} steps in flight: collect the "
                 "oldest one first, or take one step at a time"
             )
-        ticket = StepTicket(self._queue.submit(arrays_of(batch)))
+        arrays = arrays_of(batch)
+        try:
+            ticket = StepTicket(self._queue.submit(arrays))
+        except LaunchError:
+            self._tickets.clear()
+            raise
         self._tickets.append(ticket)
         return ticket
 
@@ -227,17 +243,30 @@ class _HostQueue:
         return self._outputs.pop(number)
 
 
-def _pages_on_gpu(capacity: Capacity, shape: ModelShape, utilization: float) -> int:
+def _pages_on_gpus(
+    capacity: Capacity,
+    shape: ModelShape,
+    ranks_per_gpu: int,
+    num_pages: int | None,
+    utilization: float,
+) -> int:
+    """KV pages of each rank: as given, if they fit; else as many as fit on all GPUs."""
     from ._core import cuda_device
 
-    gpu = cuda_device()
-    budget = memory_budget(gpu.free_bytes, gpu.total_bytes, utilization)
+    devices = [cuda_device(gpu) for gpu in range(shape.world // ranks_per_gpu)]
+    if num_pages is not None:
+        free_bytes = min(device.free_bytes for device in devices) // ranks_per_gpu
+        capacity.check_pages(shape, num_pages, free_bytes)
+        return num_pages
+    budget = min(
+        memory_budget(device.free_bytes, device.total_bytes, utilization) // ranks_per_gpu
+        for device in devices
+    )
     num_pages = capacity.pages_that_fit(shape, budget)
     _log.info(
-        "KV cache: %d pages, %d tokens, in %.1f of %.1f GiB that are free",
+        "KV cache: %d pages, %d tokens, in %.1f GiB of each GPU",
         num_pages,
         num_pages * PAGE_TOKENS,
-        budget / GIB,
-        gpu.free_bytes / GIB,
+        budget * ranks_per_gpu / GIB,
     )
     return num_pages

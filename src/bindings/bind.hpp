@@ -7,3 +7,4 @@ void bind_step(nanobind::module_& m);  // what all machines take and give
 void bind_host(nanobind::module_& m);
 void bind_cuda(nanobind::module_& m);
 void bind_simulate(nanobind::module_& m);
+void bind_traffic(nanobind::module_& m);

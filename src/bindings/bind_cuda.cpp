@@ -34,9 +34,9 @@ uint64_t nanoseconds(double seconds) { return static_cast<uint64_t>(seconds * 1e
 
 void bind_device(nb::module_& m) {
   m.def("cuda_built", &terrazzo::cuda_built, "Whether this build contains the CUDA machine.");
-  m.def("cuda_problem", &terrazzo::cuda::device_problem,
-        "Why the CUDA machine cannot run here, with the remedy; empty if it can.");
-  nb::class_<DeviceInfo>(m, "CudaDevice", "The GPU that the CUDA machine runs on.")
+  m.def("cuda_problem", &terrazzo::cuda::device_problem, nb::arg("num_gpus") = 1,
+        "Why the CUDA machine cannot run on so many GPUs, with the remedy; empty if it can.");
+  nb::class_<DeviceInfo>(m, "CudaDevice", "A GPU that the CUDA machine runs on.")
       .def_ro("name", &DeviceInfo::name)
       .def_ro("num_sms", &DeviceInfo::num_sms)
       .def_prop_ro("compute_capability",
@@ -47,7 +47,7 @@ void bind_device(nb::module_& m) {
       .def_ro("free_bytes", &DeviceInfo::free_bytes)
       .def_ro("driver_version", &DeviceInfo::driver_version, "1000 * major + 10 * minor")
       .def_ro("runtime_version", &DeviceInfo::runtime_version, "1000 * major + 10 * minor");
-  m.def("cuda_device", &terrazzo::cuda::device_info,
+  m.def("cuda_device", &terrazzo::cuda::device_info, nb::arg("gpu") = 0,
         "The device as it is now; Error where the CUDA machine cannot run.");
 }
 
@@ -81,35 +81,35 @@ void bind_timing(nb::class_<CudaModel>& model) {
 
 void bind_cuda(nb::module_& m) {
   bind_device(m);
-  nb::class_<CudaModel> model(m, "CudaModel", "A model on one GPU.");
+  nb::class_<CudaModel> model(m, "CudaModel", "A model on one GPU or several.");
   model.attr("MAX_IN_FLIGHT") = CudaModel::kMaxInFlight;
   model
       .def(
           "__init__",
           [](CudaModel* self, const ModelShape& shape, const StepLimits& limits, uint32_t num_sms,
-             uint32_t reserve_sms, double watchdog_seconds, uint64_t stream,
-             uint32_t trace_events) {
+             uint32_t reserve_sms, double watchdog_seconds, uint64_t stream, uint32_t trace_events,
+             uint32_t ranks_per_gpu) {
             const nb::gil_scoped_release release;
             new (self) CudaModel(shape, limits,
                                  {.num_sms = num_sms,
                                   .reserve_sms = reserve_sms,
                                   .watchdog_ns = nanoseconds(watchdog_seconds),
                                   .stream = stream,
-                                  .trace_events = trace_events});
+                                  .trace_events = trace_events,
+                                  .ranks_per_gpu = ranks_per_gpu});
           },
           nb::arg("shape"), nb::arg("limits"), nb::kw_only(), nb::arg("num_sms") = 0,
           nb::arg("reserve_sms") = 0, nb::arg("watchdog_seconds") = 10.0, nb::arg("stream") = 0,
-          nb::arg("trace_events") = 0,
+          nb::arg("trace_events") = 0, nb::arg("ranks_per_gpu") = 1,
           "num_sms 0: all but reserve_sms. stream: handle of the stream that runs the steps; 0: "
-          "one "
-          "of the model's own.")
+          "one of the model's own. ranks_per_gpu: so many of shape.world ranks share a GPU.")
       .def(
           "pack_rows",
           [](CudaModel& self, uint32_t gpu, terrazzo::Matrix which, uint32_t layer,
              const Array1<int32_t>& target_rows, const Array2<uint16_t>& source,
              const Array1<int32_t>& source_rows, const Array1<float>& column_scale) {
-            terrazzo::check(gpu == 0, "pack_rows", "gpu ", gpu, " of 1");
             self.pack_rows(
+                gpu,
                 {which, layer, span_of(target_rows), span_of(source_rows), span_of(column_scale)},
                 {as_bf16(source.data()), source.shape(0), source.shape(1)});
           },
@@ -164,6 +164,13 @@ void bind_cuda(nb::module_& m) {
           "set_watchdog_seconds",
           [](CudaModel& self, double seconds) { self.set_watchdog_ns(nanoseconds(seconds)); },
           nb::arg("seconds"), "Longest wait inside the steps launched from now on.")
+      .def(
+          "set_delays",
+          [](CudaModel& self, uint32_t seed, uint32_t most_ns) {
+            self.set_delays({seed, most_ns});
+          },
+          nb::arg("seed"), nb::arg("most_ns"),
+          "Random sleeps of SMs in the steps launched from now on, for tests; 0: none.")
       .def_prop_ro("elapsed_ms", &CudaModel::elapsed_ms,
                    "Time on the device of the step collected last.")
       .def_prop_ro("num_sms", &CudaModel::num_sms)

@@ -7,4 +7,5 @@ NB_MODULE(_core, m) {
   bind_host(m);
   bind_cuda(m);
   bind_simulate(m);
+  bind_traffic(m);
 }

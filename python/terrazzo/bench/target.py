@@ -29,6 +29,7 @@ class Target:
     load_format: str = "auto"
     device: str = "auto"
     gpus: int = 1
+    ranks_per_gpu: int = 1
     num_sms: int | None = None
     num_threads: int | None = None
     max_batch_tokens: int = 2048
@@ -53,7 +54,12 @@ class Target:
         from ..runner import ModelRunner
 
         checkpoint, tokenizer = self._checkpoint()
-        device = resolve_device(self.device, gpus=self.gpus, num_threads=self.num_threads)
+        device = resolve_device(
+            self.device,
+            gpus=self.gpus,
+            ranks_per_gpu=self.ranks_per_gpu,
+            num_threads=self.num_threads,
+        )
         max_model_len = min(self.max_model_len, checkpoint.config.max_position)
         kv_pages = self.kv_pages
         if kv_pages is None and device == "host":
@@ -64,6 +70,7 @@ class Target:
             checkpoint,
             device=device,
             gpus=self.gpus,
+            ranks_per_gpu=self.ranks_per_gpu,
             num_sms=self.num_sms,
             num_threads=self.num_threads,
             max_batch_tokens=self.max_batch_tokens,

@@ -38,7 +38,7 @@ _REPORT_SECONDS = 2.0
 def run_throughput(options: argparse.Namespace, target: Target) -> Outcome:
     """Measure each of the workloads."""
     runner, tokenizer = target.open()
-    peak = peak_flops(runner.device, target.gpus)
+    peak = peak_flops(runner.device, target.gpus // target.ranks_per_gpu)
     limits = None
     if options.max_chunk is not None:
         most = SchedulerLimits.of(runner)
@@ -59,7 +59,7 @@ def run_throughput(options: argparse.Namespace, target: Target) -> Outcome:
         results.append(result)
     record = {
         "benchmark": "throughput",
-        "machine": describe(runner.device, target.gpus),
+        "machine": describe(runner.device, target.gpus // target.ranks_per_gpu),
         **_sizes(target, runner),
         "results": [result.record(peak) for result in results],
     }
@@ -74,7 +74,7 @@ def run_throughput(options: argparse.Namespace, target: Target) -> Outcome:
 def run_steps(options: argparse.Namespace, target: Target) -> Outcome:
     """Measure each of the shapes."""
     runner, _ = target.open()
-    peak = peak_flops(runner.device, target.gpus)
+    peak = peak_flops(runner.device, target.gpus // target.ranks_per_gpu)
     fill_pages(runner)
     shapes = list(sweep(options.batches, options.contexts, options.chunks, runner.max_sequences))
     counts: dict[StepShape, int] = {}
@@ -93,7 +93,7 @@ def run_steps(options: argparse.Namespace, target: Target) -> Outcome:
             times.append(measured)
     record: dict[str, Any] = {
         "benchmark": "steps",
-        "machine": describe(runner.device, target.gpus),
+        "machine": describe(runner.device, target.gpus // target.ranks_per_gpu),
         **_sizes(target, runner),
         "results": [entry.row(peak) for entry in times],
     }

@@ -25,6 +25,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="host: the CPU; auto: the GPU where there is one that can do it [auto]",
     )
     group.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs, on the host virtual")
+    add_ranks_option(group)
     group.add_argument("--sms", type=int, metavar="N", help="SMs of each GPU, on the host virtual")
     group.add_argument("--threads", type=int, metavar="N", help="threads that run virtual SMs")
     group.add_argument("--max-model-len", type=int, metavar="N", help="longest context in tokens")
@@ -41,6 +42,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "dummy"),
         default="auto",
         help="dummy: random weights, for measurements [auto]",
+    )
+
+
+def add_ranks_option(group: argparse._ArgumentGroup) -> None:
+    """Virtual GPUs on cuda."""
+    group.add_argument(
+        "--ranks-per-gpu",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many of --gpus are virtual ones that share a GPU, for tests [1]",
     )
 
 
@@ -73,6 +85,7 @@ def open_llm(options: argparse.Namespace, **more: Any) -> LLM:
         device=options.device,
         load_format=options.load_format,
         gpus=options.gpus,
+        ranks_per_gpu=options.ranks_per_gpu,
         num_sms=options.sms,
         num_threads=options.threads,
         max_model_len=options.max_model_len,

@@ -22,6 +22,29 @@ class OutOfDeviceMemory : public std::bad_alloc {
   std::string message_;
 };
 
+/// Nothing runs on the device any more, in this process.
+class DeviceLostError : public MachineError {
+ public:
+  using MachineError::MachineError;
+};
+
+/// Whether that is so after an error.
+inline bool loses_device(cudaError_t status) {
+  switch (status) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchFailure:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorECCUncorrectable:
+      return true;
+    default:
+      return false;
+  }
+}
+
 /// Throws `MachineError` with the call's place and CUDA's own words.
 inline void check_cuda(cudaError_t status,
                        const std::source_location& place = std::source_location::current()) {
@@ -32,6 +55,10 @@ inline void check_cuda(cudaError_t status,
   std::ostringstream message;
   message << "[cuda] " << place.file_name() << ':' << place.line() << ": "
           << cudaGetErrorName(status) << ": " << cudaGetErrorString(status);
+  if (loses_device(status)) {
+    message << "; nothing runs on this GPU any more: start the process again";
+    throw DeviceLostError(message.str());
+  }
   if (status == cudaErrorMemoryAllocation) {
     throw OutOfDeviceMemory(message.str());
   }

@@ -11,7 +11,7 @@ bool cuda_built();
 
 namespace cuda {
 
-/// The GPU that the machine would run on.
+/// A GPU that the machine would run on.
 struct DeviceInfo {
   std::string name;
   uint32_t num_sms;
@@ -23,11 +23,11 @@ struct DeviceInfo {
   uint32_t runtime_version;  // CUDA that this build contains
 };
 
-/// Why the CUDA machine cannot run here, and the remedy; empty if it can.
-std::string device_problem();
+/// Why the CUDA machine cannot run on GPUs 0 .. num_gpus - 1, and the remedy; empty if it can.
+std::string device_problem(uint32_t num_gpus = 1);
 
-/// Throws `Error` where there is a device problem.
-DeviceInfo device_info();
+/// Of GPU `gpu`. Throws `Error` where there is a device problem.
+DeviceInfo device_info(uint32_t gpu = 0);
 
 }  // namespace cuda
 }  // namespace terrazzo

@@ -1,33 +1,45 @@
 #include "machine/cuda/cuda_machine.hpp"
 
 #include <algorithm>
+#include <climits>
 #include <cstring>
+#include <exception>
 #include <sstream>
 
 #include "lower/lower.hpp"
+#include "machine/cuda/devices.hpp"
 #include "machine/cuda/megakernel.hpp"
 #include "terrazzo/core/roles.hpp"
 
 namespace terrazzo::cuda {
 namespace {
 
-constexpr uint64_t kTraceHeaderBytes = 16;  // the count, and the events' alignment
-
 /// The shape, if the kernel can run it.
 const ModelShape& checked(const ModelShape& shape) {
   constexpr const char* kOp = "cuda machine";
-  check(shape.world == 1, kOp, "expected one GPU, got ", shape.world);
   check(shape.group() <= kMaxDecodeHeads, kOp, "expected at most ", kMaxDecodeHeads,
         " query heads a KV head, got ", shape.group(), "; the device 'host' takes more");
   return shape;
 }
 
-/// SMs that launches take, of those that the device has.
+/// The options, if they suit the number of ranks.
+const CudaOptions& checked(const CudaOptions& options, uint32_t world) {
+  constexpr const char* kOp = "cuda machine";
+  check(options.ranks_per_gpu > 0 && world % options.ranks_per_gpu == 0, kOp,
+        "expected ranks_per_gpu to divide the ", world, " ranks, got ", options.ranks_per_gpu);
+  check(options.stream == nullptr || options.ranks_per_gpu == world, kOp,
+        "a stream belongs to one GPU; with several, steps run on streams of the machine's own");
+  return options;
+}
+
+/// SMs that a rank takes, of those that each device has.
 uint32_t sms_to_use(const CudaOptions& options, uint32_t present) {
   constexpr const char* kOp = "cuda machine";
   check(options.reserve_sms < present, kOp, "expected reserve_sms below the device's ", present,
         " SMs, got ", options.reserve_sms);
-  const uint32_t usable = present - options.reserve_sms;
+  const uint32_t usable = (present - options.reserve_sms) / options.ranks_per_gpu;
+  check(usable > 0, kOp, "expected an SM for each of the ", options.ranks_per_gpu,
+        " ranks of a GPU, it has ", present);
   check(options.num_sms <= usable, kOp, "expected at most ", usable, " SMs, got ", options.num_sms);
   return options.num_sms == 0 ? usable : options.num_sms;
 }
@@ -64,146 +76,236 @@ std::string diagnosis(const sm90::WatchdogReport& seen, const CounterMap& counte
   return out.str();
 }
 
+/// Least of the devices: ranks are alike.
+uint32_t fewest_sms(const std::vector<int>& devices) {
+  int fewest = INT_MAX;
+  for (const int device : devices) {
+    int sms = 0;
+    check_cuda(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
+    fewest = std::min(fewest, sms);
+  }
+  return static_cast<uint32_t>(fewest);
+}
+
+PinnedMemory pinned_bytes(uint64_t bytes, int value) {
+  PinnedMemory memory(bytes);
+  std::memset(memory.data(), value, bytes);
+  return memory;
+}
+
+/// What went wrong with one of several GPUs.
+MachineError of_gpu(uint32_t gpu, const MachineError& error) {
+  return MachineError("gpu " + std::to_string(gpu) + ": " + error.what());
+}
+
+/// The same, with what each SM claimed last (it may still be at the instruction before).
+MachineError at_step(uint32_t gpu, const MachineError& error, const StepSlot& slot) {
+  const std::string last = slot.last_instructions();
+  return MachineError(of_gpu(gpu, error).what() + (last.empty() ? last : "; claimed last:" + last));
+}
+
 }  // namespace
 
 CudaMachine::CudaMachine(const ModelShape& shape, const StepLimits& limits,
                          const CudaOptions& options)
     : shape_(checked(shape)),
       limits_(limits),
-      options_(options),
+      num_ranks_(options.is_alone ? 1 : shape.world),
+      options_(checked(options, num_ranks_)),
       layout_(heap_layout(shape, limits)),
-      weights_(shape, limits.max_position) {
-  check_cuda(cudaGetDevice(&device_));
-  int sms = 0;
-  check_cuda(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device_));
-  num_sms_ = sms_to_use(options, static_cast<uint32_t>(sms));
-  stream_ = options.stream != nullptr ? options.stream : own_stream_.get();
+      zeros_(pinned_bytes(layout_.size(Buffer::kCounters) / 2, 0)),
+      one_(pinned_bytes(sizeof(uint32_t), 1)) {
   // All modules and all memory exist before the first launch.
-  prepare_megakernel(shape_);
-  heap_ = DeviceMemory(layout_.total_bytes);
-  check_cuda(cudaMemset(heap_.data(), 0, layout_.total_bytes));
-  abort_flag_ = DeviceMemory(sizeof(uint32_t));
-  check_cuda(cudaMemset(abort_flag_.data(), 0, sizeof(uint32_t)));
-  zeros_ = PinnedMemory(layout_.size(Buffer::kCounters) / 2);
-  std::memset(zeros_.data(), 0, zeros_.bytes());
-  if (options.trace_events != 0) {
-    trace_ = DeviceMemory(kTraceHeaderBytes + options.trace_events * sizeof(TraceEvent));
+  const std::vector<int> devices = open_devices(num_ranks_ / options.ranks_per_gpu);
+  num_sms_ = sms_to_use(options, fewest_sms(devices));
+  const uint64_t rank_bytes = usual_step_bytes(shape, limits, num_sms_);
+  for (const int device : devices) {
+    check_cuda(cudaSetDevice(device));
+    prepare_megakernel(shape_, options.ranks_per_gpu);
+    devices_.push_back(std::make_unique<DeviceRanks>(device, num_devices() * options.ranks_per_gpu,
+                                                     options.ranks_per_gpu, num_sms_, shape, limits,
+                                                     layout_, options, rank_bytes));
   }
-  for (auto& slot : slots_) {
-    slot = std::make_unique<StepSlot>(usual_step_bytes(shape, limits, num_sms_),
-                                      limits.compact_blocks() * kRowBlock);
+  sm90::AbortBoard board{};
+  for (uint32_t i = 0; i < kMaxGpus; ++i) {
+    board.flags[i] = &rank_at(i % num_ranks_).abort_board()->raised;
   }
-  check_cuda(cudaDeviceSynchronize());
+  for (const auto& device : devices_) {
+    device->set_abort_board(board);
+  }
+  devices_[0]->use();
+  all_clear_ = std::make_unique<Event>();
+  for (auto& results : results_) {
+    results = std::make_unique<StepResults>(limits.compact_blocks() * kRowBlock);
+  }
 }
 
-CudaMachine::~CudaMachine() {
-  cudaSetDevice(device_);
-  cudaStreamSynchronize(copies_.get());
-  cudaStreamSynchronize(stream_);
+CudaMachine::~CudaMachine() = default;
+
+void CudaMachine::set_model(const PackedModel& model, const SharedTables& tables, uint32_t rank) {
+  device_of(rank).use();
+  weights(rank).load_packed(model, tables);
 }
 
-void CudaMachine::use_device() const { check_cuda(cudaSetDevice(device_)); }
-
-void CudaMachine::set_model(const PackedModel& model, const SharedTables& tables) {
-  use_device();
-  weights_.load_packed(model, tables);
-}
-
-StepParams CudaMachine::params_of(const UploadedStep& step) const {
-  return {
-      .shape = shape_,
-      .limits = limits_,
-      .layout = layout_,
-      .model = weights_.view(),
-      .tables = step.tables,
-      .program = step.program,
-      .heaps = {heap_.data()},
-      .gpu = 0,
-      .bank = bank_,
-      .bank_counters = layout_.size(Buffer::kCounters) / (2 * sizeof(uint32_t)),
-      .watchdog_ns = options_.watchdog_ns,
-      .trace = options_.trace_events != 0 ? 1u : 0u,
-  };
+std::vector<RankParams> CudaMachine::params_of(const DeviceRanks& device) const {
+  StepParams common{};
+  common.shape = shape_;
+  common.limits = limits_;
+  common.layout = layout_;
+  common.bank = bank_;
+  common.bank_counters = layout_.size(Buffer::kCounters) / (2 * sizeof(uint32_t));
+  common.watchdog_ns = options_.watchdog_ns;
+  common.trace = options_.trace_events != 0 ? 1u : 0u;
+  sm90::LaunchView view{};
+  view.watchdog_ns = options_.watchdog_ns;
+  view.world = shape_.world;
+  view.delays = options_.delays;
+  for (uint32_t rank = 0; rank < shape_.world; ++rank) {
+    common.heaps[rank] = rank_at(rank % num_ranks_).heap.data();
+  }
+  std::vector<RankParams> params(device.size(), {.step = common, .view = view});
+  const StepSlot& slot = device.slot(slot_);
+  for (uint32_t i = 0; i < device.size(); ++i) {
+    const Rank& rank = device.rank(i);
+    RankParams& own = params[i];
+    own.step.gpu = own.view.gpu = device.first_rank() + i;
+    own.step.model = rank.weights.view();
+    own.step.tables = slot.step(i).tables;
+    own.step.program = slot.step(i).program;
+    own.view.abort = rank.abort_board();
+    own.view.report = &slot.report(i);
+    own.view.last_claims = slot.last_claims(i);
+    own.view.trace = rank.trace_buffer(options_.trace_events);
+  }
+  return params;
 }
 
 uint32_t CudaMachine::upload(const LoweredStep& step) {
-  use_device();
+  constexpr const char* kOp = "cuda machine";
+  check(step.gpus.size() == num_ranks_, kOp, "the step was lowered for ", step.gpus.size(),
+        " GPUs, the machine has ", num_ranks_);
   const uint32_t next = (slot_ + 1) % kNumSlots;
-  slots_[next]->ended.wait();
-  slots_[next]->upload(step, copies_.get());
+  wait_until_ended(next);
+  for (const auto& device : devices_) {
+    device->use();
+    device->slot(next).upload(step, device->copies());
+  }
+  results_[next]->prepare(step, shape_);
   slot_ = next;
   return next;
 }
 
 void CudaMachine::launch(bool fetch, Event* begin) {
-  use_device();
-  StepSlot& slot = *slots_[slot_];
   if (fetch) {
-    slot.reserve_logits(logits_cols());
+    results_[slot_]->reserve_logits(logits_cols());
   }
   bank_ ^= 1u;
-  sm90::TraceBuffer trace{};
-  if (options_.trace_events != 0) {
-    check_cuda(cudaMemsetAsync(trace_.data(), 0, kTraceHeaderBytes, stream_));
-    trace = {.events = reinterpret_cast<TraceEvent*>(trace_.data() + kTraceHeaderBytes),
-             .count = reinterpret_cast<uint32_t*>(trace_.data()),
-             .capacity = options_.trace_events};
+  for (const auto& device : devices_) {
+    device->use();
+    all_clear_->hold(device->stream());
+    device->begin(slot_, device == devices_[0] ? begin : nullptr);
   }
-  slot.uploaded.hold(stream_);
-  cleared_.hold(stream_);
-  slot.begun.record(stream_);
-  if (begin != nullptr) {
-    begin->record(stream_);
+  launch_all();
+  for (const auto& device : devices_) {
+    if (fetch) {
+      device->fetch(*results_[slot_], layout_, logits_cols());
+    }
   }
-  launch_megakernel(params_of(slot.step()),
-                    {.abort_flag = reinterpret_cast<uint32_t*>(abort_flag_.data()),
-                     .report = &slot.report(),
-                     .watchdog_ns = options_.watchdog_ns,
-                     .gpu = 0,
-                     .world = 1,
-                     .trace = trace},
-                    num_sms_, stream_);
-  if (fetch) {
-    slot.fetch(heap_.data(), layout_, logits_cols(), stream_);
-  }
-  // The other bank's step has ended when this one starts: it is cleared meanwhile.
-  if (used_bytes_[bank_ ^ 1u] != 0) {
-    slot.begun.hold(copies_.get());
-    check_cuda(cudaMemcpyAsync(
-        heap_.data() + layout_.at(Buffer::kCounters) + (bank_ ^ 1u) * zeros_.bytes(), zeros_.data(),
-        used_bytes_[bank_ ^ 1u], cudaMemcpyHostToDevice, copies_.get()));
-    used_bytes_[bank_ ^ 1u] = 0;
-    cleared_.record(copies_.get());
-  }
+  clear_other_bank();
   used_bytes_[bank_] =
-      BankLayout::size(slot.step().counters.size(), shape_.num_layers) * sizeof(uint32_t);
-  slot.ended.record(stream_);
+      BankLayout::size(results_[slot_]->counters().size(), shape_.num_layers) * sizeof(uint32_t);
+  for (const auto& device : devices_) {
+    device->use();
+    device->slot(slot_).ended.record(device->stream());
+  }
+}
+
+void CudaMachine::launch_all() {
+  std::vector<std::vector<RankParams>> params;  // ready, so that nothing comes between the launches
+  for (const auto& device : devices_) {
+    params.push_back(params_of(*device));
+  }
+  uint32_t launched = 0;
+  try {
+    for (; launched < num_devices(); ++launched) {
+      const DeviceRanks& device = *devices_[launched];
+      device.use();
+      launch_megakernel(params[launched], num_sms_, device.stream());
+    }
+  } catch (const MachineError& error) {
+    // Those that run wait for one that never will: they are told so, the watchdog need not.
+    for (uint32_t i = 0; i < launched; ++i) {
+      devices_[i]->stop(one_);
+    }
+    recover();
+    throw of_gpu(launched, error);
+  }
+}
+
+void CudaMachine::clear_other_bank() {
+  // The other bank's step has ended on all GPUs when this one starts on any: nobody counts there
+  // any more, and it is cleared meanwhile. A GPU may count at its peers as soon as its next step
+  // starts, so that step waits until all are clear.
+  const uint32_t other = bank_ ^ 1u;
+  if (used_bytes_[other] == 0) {
+    return;
+  }
+  for (const auto& device : devices_) {
+    device->clear_bank(slot_, other, used_bytes_[other], zeros_, layout_);
+  }
+  used_bytes_[other] = 0;
+  devices_[0]->use();
+  for (const auto& device : devices_) {
+    device->cleared().hold(devices_[0]->copies());
+  }
+  all_clear_->record(devices_[0]->copies());
 }
 
 void CudaMachine::wait_until_ended(uint32_t slot) const {
-  use_device();
-  slots_[slot]->ended.wait();
+  // All of them, also after an error: a GPU whose peer is lost ends by its own watchdog.
+  std::exception_ptr first;
+  for (uint32_t i = 0; i < num_devices(); ++i) {
+    try {
+      devices_[i]->use();
+      devices_[i]->slot(slot).ended.wait();
+    } catch (const MachineError& error) {
+      if (first == nullptr) {
+        first = std::make_exception_ptr(at_step(i, error, devices_[i]->slot(slot)));
+      }
+    }
+  }
+  if (first != nullptr) {
+    std::rethrow_exception(first);
+  }
 }
 
 void CudaMachine::check_ended(uint32_t slot) {
-  use_device();
-  const sm90::WatchdogReport seen = slots_[slot]->report();
-  if (seen.raised != 0) {
+  const sm90::WatchdogReport* earliest = nullptr;
+  for (uint32_t rank = 0; rank < num_ranks_; ++rank) {
+    const sm90::WatchdogReport& seen =
+        device_of(rank).slot(slot).report(rank % options_.ranks_per_gpu);
+    if (seen.raised != 0 && (earliest == nullptr || seen.at_ns < earliest->at_ns)) {
+      earliest = &seen;
+    }
+  }
+  if (earliest != nullptr) {
+    const std::string text = diagnosis(*earliest, results_[slot]->counters());
     recover();
-    throw WatchdogError(diagnosis(seen, slots_[slot]->step().counters));
+    throw WatchdogError(text);
+  }
+}
+
+void CudaMachine::drain() const {
+  for (const auto& device : devices_) {
+    device->drain();
   }
 }
 
 void CudaMachine::recover() {
-  check_cuda(cudaStreamSynchronize(stream_));
-  check_cuda(cudaStreamSynchronize(copies_.get()));
-  for (const auto& slot : slots_) {
-    std::memset(&slot->report(), 0, sizeof(sm90::WatchdogReport));
+  drain();
+  for (const auto& device : devices_) {
+    device->reset(layout_);
   }
-  check_cuda(cudaMemset(abort_flag_.data(), 0, sizeof(uint32_t)));
-  check_cuda(
-      cudaMemset(heap_.data() + layout_.at(Buffer::kCounters), 0, layout_.size(Buffer::kCounters)));
-  check_cuda(cudaDeviceSynchronize());
   used_bytes_[0] = used_bytes_[1] = 0;
 }
 
@@ -214,39 +316,38 @@ void CudaMachine::run(const LoweredStep& step) {
 }
 
 float CudaMachine::elapsed_ms(uint32_t slot) const {
-  use_device();
+  devices_[0]->use();
+  const StepSlot& place = devices_[0]->slot(slot);
   float ms = 0;
-  check_cuda(cudaEventElapsedTime(&ms, slots_[slot]->begun.get(), slots_[slot]->ended.get()));
+  check_cuda(cudaEventElapsedTime(&ms, place.begun.get(), place.ended.get()));
   return ms;
 }
 
 std::vector<TraceEvent> CudaMachine::events() {
-  use_device();
-  check_cuda(cudaStreamSynchronize(stream_));
-  uint32_t count = 0;
-  if (options_.trace_events != 0) {
-    check_cuda(cudaMemcpy(&count, trace_.data(), sizeof(count), cudaMemcpyDeviceToHost));
-  }
-  std::vector<TraceEvent> events(std::min(count, options_.trace_events));
-  if (!events.empty()) {
-    check_cuda(cudaMemcpy(events.data(), trace_.data() + kTraceHeaderBytes,
-                          events.size() * sizeof(TraceEvent), cudaMemcpyDeviceToHost));
+  drain();
+  std::vector<TraceEvent> events;
+  for (uint32_t rank = 0; rank < num_ranks_; ++rank) {
+    device_of(rank).use();
+    const std::vector<TraceEvent> own = rank_at(rank).events(options_.trace_events);
+    events.insert(events.end(), own.begin(), own.end());
   }
   return events;
 }
 
-void CudaMachine::read(Buffer buffer, uint64_t offset, void* target, uint64_t bytes) {
-  use_device();
-  check_cuda(cudaStreamSynchronize(stream_));
-  check_cuda(cudaMemcpy(target, heap_.data() + layout_.at(buffer) + offset, bytes,
+void CudaMachine::read(Buffer buffer, uint64_t offset, void* target, uint64_t bytes,
+                       uint32_t rank) {
+  drain();
+  device_of(rank).use();
+  check_cuda(cudaMemcpy(target, rank_at(rank).at(layout_, buffer) + offset, bytes,
                         cudaMemcpyDeviceToHost));
 }
 
-void CudaMachine::write(Buffer buffer, uint64_t offset, const void* source, uint64_t bytes) {
-  use_device();
-  check_cuda(cudaStreamSynchronize(stream_));
+void CudaMachine::write(Buffer buffer, uint64_t offset, const void* source, uint64_t bytes,
+                        uint32_t rank) {
+  drain();
+  device_of(rank).use();
   check_cuda(
-      cudaMemcpy(heap_.data() + layout_.at(buffer) + offset, source, bytes, cudaMemcpyDefault));
+      cudaMemcpy(rank_at(rank).at(layout_, buffer) + offset, source, bytes, cudaMemcpyDefault));
 }
 
 }  // namespace terrazzo::cuda

@@ -45,15 +45,17 @@ struct InFlight {
   uint32_t num_wanted_logits;
 };
 
-CudaOptions machine_options(const CudaModelOptions& options) {
-  const std::string problem = device_problem();
+CudaOptions machine_options(const CudaModelOptions& options, uint32_t world) {
+  check(options.ranks_per_gpu > 0, "cuda", "expected ranks_per_gpu of at least 1, got 0");
+  const std::string problem = device_problem(ceil_div(world, options.ranks_per_gpu));
   check(problem.empty(), "cuda", problem);
   check_cuda(cudaSetDevice(0));
   return {.num_sms = options.num_sms,
           .watchdog_ns = options.watchdog_ns,
           .reserve_sms = options.reserve_sms,
           .stream = reinterpret_cast<cudaStream_t>(options.stream),
-          .trace_events = options.trace_events};
+          .trace_events = options.trace_events,
+          .ranks_per_gpu = options.ranks_per_gpu};
 }
 
 }  // namespace
@@ -63,7 +65,7 @@ static_assert(CudaModel::kMaxInFlight < CudaMachine::kNumSlots,
 
 struct CudaModel::Parts {
   Parts(const ModelShape& shape, const StepLimits& limits, const CudaModelOptions& options)
-      : machine(shape, limits, machine_options(options)) {}
+      : machine(shape, limits, machine_options(options, shape.world)) {}
 
   StepOutputs results(const InFlight& flight) const;
   std::vector<float> time(const LoweredStep& timed, const TimingOptions& options);
@@ -92,15 +94,24 @@ void CudaModel::set_watchdog_ns(uint64_t limit) {
   parts_->machine.set_watchdog_ns(limit);
 }
 
-void CudaModel::pack_rows(const RowMove& move, const SourceMatrix& source) {
-  parts_->machine.weights().load_rows(move, source);
+void CudaModel::set_delays(const DelayOptions& delays) {
+  const std::lock_guard lock(parts_->mutex);
+  parts_->machine.set_delays({delays.seed, delays.most_ns});
+}
+
+void CudaModel::pack_rows(uint32_t rank, const RowMove& move, const SourceMatrix& source) {
+  check(rank < shape_.world, "pack_rows", "gpu ", rank, " of ", shape_.world);
+  parts_->machine.weights(rank).load_rows(move, source);
 }
 
 void CudaModel::set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
                            std::span<const float> rope) {
-  WeightStore& weights = parts_->machine.weights();
-  weights.load_tables(embedding, final_norm, rope);
-  weights.finish();
+  for (uint32_t rank = 0; rank < shape_.world; ++rank) {
+    parts_->machine.weights(rank).load_tables(embedding, final_norm, rope);
+  }
+  for (uint32_t rank = 0; rank < shape_.world; ++rank) {
+    parts_->machine.weights(rank).finish();
+  }
   const std::lock_guard lock(parts_->mutex);
   parts_->loaded = true;
 }
@@ -110,36 +121,48 @@ void CudaModel::fill_random(uint64_t seed) {
   Parts& parts = *parts_;
   CudaMachine& machine = parts.machine;
   const std::lock_guard lock(parts.mutex);
-  const DeviceMemory values = random_block(1.0F, seed);
-  machine.weights().fill(random_block(kWeightScale, seed + 1), values);
-  machine.weights().finish();
-  for (const Buffer buffer : kValueBuffers) {
-    const uint64_t bytes = machine.layout().size(buffer);
-    for (uint64_t at = 0; at < bytes; at += values.bytes()) {
-      machine.write(buffer, at, values.data(), std::min<uint64_t>(values.bytes(), bytes - at));
+  for (uint32_t rank = 0; rank < shape_.world; ++rank) {
+    machine.use_device_of(rank);
+    // The same for all ranks but for the seed, on the rank's own GPU.
+    const DeviceMemory values = random_block(1.0F, seed + 2 * rank);
+    machine.weights(rank).fill(random_block(kWeightScale, seed + 2 * rank + 1), values);
+    machine.weights(rank).finish();
+    for (const Buffer buffer : kValueBuffers) {
+      const uint64_t bytes = machine.layout().size(buffer);
+      for (uint64_t at = 0; at < bytes; at += values.bytes()) {
+        machine.write(buffer, at, values.data(), std::min<uint64_t>(values.bytes(), bytes - at),
+                      rank);
+      }
     }
+    for (const Buffer buffer : {Buffer::kSumSqX, Buffer::kSumSqX1}) {
+      const std::vector<float> sums(machine.layout().size(buffer) / sizeof(float), kPanelSumSq);
+      machine.write(buffer, 0, sums.data(), sums.size() * sizeof(float), rank);
+    }
+    check_cuda(cudaDeviceSynchronize());  // the machine's stream does not wait for these copies
   }
-  for (const Buffer buffer : {Buffer::kSumSqX, Buffer::kSumSqX1}) {
-    const std::vector<float> sums(machine.layout().size(buffer) / sizeof(float), kPanelSumSq);
-    machine.write(buffer, 0, sums.data(), sums.size() * sizeof(float));
-  }
-  check_cuda(cudaDeviceSynchronize());  // the machine's stream does not wait for these copies
   parts.loaded = true;
 }
 
 std::vector<float> CudaModel::Parts::time(const LoweredStep& timed, const TimingOptions& options) {
   check(loaded, "time_step", "the model has no weights yet: call set_tables or fill_random first");
   check(in_flight.empty(), "time_step", "steps are in flight: collect them first");
-  num_sampled = 0;  // launches may overwrite what a placeholder stands for
-  const DeviceMemory swept(options.sweep_cache ? kSweepBytes : 0);
+  num_sampled = 0;                  // launches may overwrite what a placeholder stands for
+  std::vector<DeviceMemory> swept;  // of each GPU
+  for (uint32_t device = 0; device < machine.num_devices(); ++device) {
+    machine.use_device(device);
+    swept.emplace_back(options.sweep_cache ? kSweepBytes : 0);
+  }
   machine.upload(timed);
+  machine.use_device(0);
   // All launches are queued at once, so that none waits for the host.
   std::deque<TimedLaunch> launches(options.repeats + 1);
   for (TimedLaunch& launch : launches) {
-    if (options.sweep_cache) {
-      check_cuda(cudaMemsetAsync(swept.data(), 0, swept.bytes(), machine.stream()));
+    for (uint32_t device = 0; options.sweep_cache && device < machine.num_devices(); ++device) {
+      machine.use_device(device);
+      check_cuda(cudaMemsetAsync(swept[device].data(), 0, kSweepBytes, machine.stream(device)));
     }
     machine.launch(/*fetch=*/false, &launch.begin);
+    machine.use_device(0);
     launch.end.record(machine.stream());
   }
   launches.back().end.wait();
@@ -178,7 +201,12 @@ uint64_t CudaModel::submit(const StepRequest& request) {
   const size_t rows = parts.step.logit_rows.size();
   parts.num_sampled = 0;  // a launch that fails leaves nothing that a placeholder may stand for
   const uint32_t slot = parts.machine.upload(parts.step);
-  parts.machine.launch(/*fetch=*/true);
+  try {
+    parts.machine.launch(/*fetch=*/true);
+  } catch (...) {
+    parts.in_flight.clear();
+    throw;
+  }
   parts.num_sampled = rows;
   parts.in_flight.push_back(
       {parts.num_submitted, slot, static_cast<uint32_t>(rows), parts.step.num_wanted_logits});

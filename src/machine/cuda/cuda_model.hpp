@@ -17,11 +17,18 @@
 namespace terrazzo::cuda {
 
 struct CudaModelOptions {
-  uint32_t num_sms = 0;  // 0: all of the device but `reserve_sms`
+  uint32_t num_sms = 0;  // of a rank; 0: its share of its GPU's but `reserve_sms`
   uint32_t reserve_sms = 0;
   uint64_t watchdog_ns = 10'000'000'000;
   uint64_t stream = 0;        // handle of the stream that runs the steps; 0: one of its own
-  uint32_t trace_events = 0;  // most events kept of a step; 0: no trace
+  uint32_t trace_events = 0;  // most events kept of a rank's step; 0: no trace
+  uint32_t ranks_per_gpu = 1;
+};
+
+/// Random sleeps of all ranks, for tests; see sm90::DelayPlan.
+struct DelayOptions {
+  uint32_t seed;
+  uint32_t most_ns;
 };
 
 /// How a step's launches are timed.
@@ -30,7 +37,8 @@ struct TimingOptions {
   bool sweep_cache = true;  // other bytes go through the L2 before each launch
 };
 
-/// One GPU. Steps run in order of submission. One thread may submit while another collects.
+/// On `shape.world` GPUs, or on fewer with several ranks each. Steps run in order of submission.
+/// One thread may submit while another collects.
 class CudaModel {
  public:
   static constexpr uint32_t kMaxInFlight = 2;
@@ -44,13 +52,14 @@ class CudaModel {
   const StepLimits& limits() const { return limits_; }
   uint32_t num_sms() const;
   void set_watchdog_ns(uint64_t limit);
+  void set_delays(const DelayOptions& delays);
 
-  /// As PackedModel::pack_rows, straight into the device's memory; threads may call it at once for
+  /// As PackedModel::pack_rows, straight into the memory of `rank`; threads may call it at once for
   /// different rows.
-  void pack_rows(const RowMove& move, const SourceMatrix& source);
+  void pack_rows(uint32_t rank, const RowMove& move, const SourceMatrix& source);
 
-  /// The last part of loading. embedding: [vocab, hidden]; final_norm: [hidden]; rope:
-  /// [max_position, head_dim].
+  /// The last part of loading, to all ranks. embedding: [vocab, hidden]; final_norm: [hidden];
+  /// rope: [max_position, head_dim].
   void set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
                   std::span<const float> rope);
 
@@ -59,7 +68,8 @@ class CudaModel {
   void fill_random(uint64_t seed);
 
   /// Prepares and queues a step and gives its number. Throws `Error` if it is refused or
-  /// kMaxInFlight steps wait to be collected; then nothing is queued.
+  /// kMaxInFlight steps wait to be collected; then nothing is queued. Throws MachineError if a
+  /// launch failed: as for `collect`.
   uint64_t submit(const StepRequest& request);
 
   /// Waits for step `number`, the oldest one not collected. Throws MachineError if the launch

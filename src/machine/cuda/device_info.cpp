@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <sstream>
 
 #include "machine/cuda/check_cuda.hpp"
 #include "machine/cuda/cuda.hpp"
+#include "machine/cuda/devices.hpp"
 
 namespace terrazzo::cuda {
 namespace {
@@ -14,9 +16,23 @@ std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
+/// Why the kernel does not run on a GPU that is there; empty if it does.
+std::string kind_problem(int gpu) {
+  cudaDeviceProp properties{};
+  check_cuda(cudaGetDeviceProperties(&properties, gpu));
+  if (properties.major == kComputeMajor && properties.minor == kComputeMinor) {
+    return {};
+  }
+  std::ostringstream out;
+  out << "the kernel is compiled for compute capability " << kComputeMajor << '.' << kComputeMinor
+      << " (H100, H200, GH200), but the GPU " << properties.name << " has " << properties.major
+      << '.' << properties.minor << "; choose another one with CUDA_VISIBLE_DEVICES";
+  return out.str();
+}
+
 }  // namespace
 
-std::string device_problem() {
+std::string device_problem(uint32_t num_gpus) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   (void)cudaGetLastError();
@@ -43,28 +59,27 @@ std::string device_problem() {
         << cudaGetErrorString(status) << "; see nvidia-smi";
     return out.str();
   }
-  cudaDeviceProp properties{};
-  check_cuda(cudaGetDeviceProperties(&properties, 0));
-  if (properties.major != kComputeMajor || properties.minor != kComputeMinor) {
-    out << "the kernel is compiled for compute capability " << kComputeMajor << '.' << kComputeMinor
-        << " (H100, H200, GH200), but the GPU " << properties.name << " has " << properties.major
-        << '.' << properties.minor << "; choose another one with CUDA_VISIBLE_DEVICES";
+  for (int gpu = 0; gpu < std::min(count, static_cast<int>(num_gpus)); ++gpu) {
+    if (std::string problem = kind_problem(gpu); !problem.empty()) {
+      return problem;
+    }
   }
-  return out.str();
+  return peer_problem(num_gpus);
 }
 
-DeviceInfo device_info() {
-  const std::string problem = device_problem();
+DeviceInfo device_info(uint32_t gpu) {
+  const std::string problem = device_problem(gpu + 1);
   check(problem.empty(), "cuda", problem);
   cudaDeviceProp properties{};
   int driver = 0;
   int runtime = 0;
   size_t free_bytes = 0;
   size_t total_bytes = 0;
-  check_cuda(cudaGetDeviceProperties(&properties, 0));
+  const auto number = static_cast<int>(gpu);
+  check_cuda(cudaGetDeviceProperties(&properties, number));
   check_cuda(cudaDriverGetVersion(&driver));
   check_cuda(cudaRuntimeGetVersion(&runtime));
-  check_cuda(cudaSetDevice(0));
+  check_cuda(cudaSetDevice(number));
   check_cuda(cudaMemGetInfo(&free_bytes, &total_bytes));
   return {.name = properties.name,
           .num_sms = static_cast<uint32_t>(properties.multiProcessorCount),

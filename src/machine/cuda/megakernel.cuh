@@ -1,5 +1,5 @@
 // The megakernel: every SM runs the role loops until the step's queue is empty. One kernel a head
-// dimension, each in a translation unit of its own.
+// dimension and way to find a rank's parameters, each in a translation unit of its own.
 #pragma once
 
 #include "machine/cuda/check_cuda.hpp"
@@ -17,10 +17,12 @@ constexpr int kConsumerRegisters = 208;
 static_assert(128 * kServiceRegisters + 256 * kConsumerRegisters <=
               kBlockThreads * kLaunchRegisters);
 
-template <uint32_t kHeadPanels>
+template <uint32_t kHeadPanels, uint32_t kMostRanks>
 __global__ void __launch_bounds__(kBlockThreads, 1)
-    megakernel(const __grid_constant__ StepParams params,
-               const __grid_constant__ sm90::LaunchView launch) {
+    megakernel(const __grid_constant__ LaunchParams<kMostRanks> all) {
+  const RankParams& rank = all.ranks[kMostRanks == 1 ? 0 : blockIdx.y];
+  const StepParams& params = rank.step;
+  const sm90::LaunchView& launch = rank.view;
   using Machine = sm90::TileMachine<kHeadPanels>;
   extern __shared__ std::byte storage[];
   auto& shared = *reinterpret_cast<sm90::SharedStorage*>(storage);
@@ -55,21 +57,30 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   }
 }
 
-template <uint32_t kHeadPanels>
-void Megakernel<kHeadPanels>::prepare() {
-  check_cuda(cudaFuncSetAttribute(megakernel<kHeadPanels>,
+template <uint32_t kHeadPanels, uint32_t kMostRanks>
+void Megakernel<kHeadPanels, kMostRanks>::prepare() {
+  check_cuda(cudaFuncSetAttribute(megakernel<kHeadPanels, kMostRanks>,
                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   sizeof(sm90::SharedStorage)));
   cudaFuncAttributes attributes{};
-  check_cuda(cudaFuncGetAttributes(&attributes, megakernel<kHeadPanels>));
+  check_cuda(cudaFuncGetAttributes(&attributes, megakernel<kHeadPanels, kMostRanks>));
 }
 
-template <uint32_t kHeadPanels>
-void Megakernel<kHeadPanels>::launch(const StepParams& params, const sm90::LaunchView& launch,
-                                     uint32_t blocks, cudaStream_t stream) {
-  megakernel<kHeadPanels>
-      <<<blocks, kBlockThreads, sizeof(sm90::SharedStorage), stream>>>(params, launch);
-  check_cuda(cudaGetLastError());
+template <uint32_t kHeadPanels, uint32_t kMostRanks>
+void Megakernel<kHeadPanels, kMostRanks>::launch(const LaunchParams<kMostRanks>& params,
+                                                 uint32_t ranks, uint32_t blocks,
+                                                 cudaStream_t stream) {
+  // Ranks of one launch wait for each other: all blocks must run at once, or none.
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = ranks > 1 ? 1 : 0;
+  const cudaLaunchConfig_t config{.gridDim = dim3(blocks, ranks),
+                                  .blockDim = dim3(kBlockThreads),
+                                  .dynamicSmemBytes = sizeof(sm90::SharedStorage),
+                                  .stream = stream,
+                                  .attrs = &together,
+                                  .numAttrs = 1};
+  check_cuda(cudaLaunchKernelEx(&config, megakernel<kHeadPanels, kMostRanks>, params));
 }
 
 }  // namespace terrazzo::cuda

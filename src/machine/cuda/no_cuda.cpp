@@ -18,9 +18,9 @@ constexpr const char* kProblem =
 
 }  // namespace
 
-std::string device_problem() { return kProblem; }
+std::string device_problem(uint32_t) { return kProblem; }
 
-DeviceInfo device_info() { absent(); }
+DeviceInfo device_info(uint32_t) { absent(); }
 
 struct CudaModel::Parts {};
 
@@ -32,7 +32,8 @@ CudaModel::CudaModel(const ModelShape& shape, const StepLimits& limits, const Cu
 CudaModel::~CudaModel() = default;
 uint32_t CudaModel::num_sms() const { absent(); }
 void CudaModel::set_watchdog_ns(uint64_t) { absent(); }
-void CudaModel::pack_rows(const RowMove&, const SourceMatrix&) { absent(); }
+void CudaModel::set_delays(const DelayOptions&) { absent(); }
+void CudaModel::pack_rows(uint32_t, const RowMove&, const SourceMatrix&) { absent(); }
 void CudaModel::set_tables(const SourceMatrix&, std::span<const bf16>, std::span<const float>) {
   absent();
 }

@@ -3,7 +3,9 @@
 # that kernels compile side by side and a compiler cache keeps those that have not changed.
 set(TERRAZZO_CUDA_KERNELS
   megakernel_128.cu
+  megakernel_128_ranks.cu
   megakernel_64.cu
+  megakernel_64_ranks.cu
   pack_kernel.cu
 )
 set(TERRAZZO_CUDA_SOURCES
@@ -12,7 +14,10 @@ set(TERRAZZO_CUDA_SOURCES
   cuda_machine.cpp
   cuda_model.cpp
   device_info.cpp
+  device_ranks.cpp
+  devices.cpp
   random_fill.cpp
+  step_results.cpp
   step_slot.cpp
   weight_store.cpp
 )

@@ -1,52 +1,65 @@
 #include "machine/cuda/step_slot.hpp"
 
 #include <cstring>
+#include <sstream>
 
 #include "machine/step_image.hpp"
 
 namespace terrazzo::cuda {
 
-StepSlot::StepSlot(uint64_t bytes, uint32_t rows)
-    : host_(bytes),
-      device_(bytes),
-      sampled_(rows * sizeof(SampledToken)),
-      report_(sizeof(sm90::WatchdogReport)) {
-  std::memset(report_.data(), 0, report_.bytes());
+StepSlot::StepSlot(uint32_t first_rank, uint32_t num_ranks, uint32_t num_sms, uint64_t rank_bytes)
+    : first_rank_(first_rank),
+      num_sms_(num_sms),
+      host_(num_ranks * rank_bytes),
+      device_(num_ranks * rank_bytes),
+      report_(num_ranks * sizeof(sm90::WatchdogReport)),
+      last_claims_(uint64_t{num_ranks} * num_sms * sizeof(uint32_t)),
+      steps_(num_ranks),
+      host_programs_(num_ranks) {
+  clear_reports();
 }
+
+void StepSlot::clear_reports() const { std::memset(report_.data(), 0, report_.bytes()); }
 
 void StepSlot::upload(const LoweredStep& step, cudaStream_t stream) {
-  const StepImage image(step, 0);
-  if (host_.bytes() < image.bytes()) {
-    host_ = PinnedMemory(2 * image.bytes());
-    device_ = DeviceMemory(2 * image.bytes());
+  std::vector<StepImage> images;
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < steps_.size(); ++i) {
+    images.emplace_back(step, first_rank_ + i);
+    bytes += images.back().bytes();
   }
-  image.copy_to(host_.data());
-  check_cuda(
-      cudaMemcpyAsync(device_.data(), host_.data(), image.bytes(), cudaMemcpyHostToDevice, stream));
+  if (host_.bytes() < bytes) {
+    host_ = PinnedMemory(2 * bytes);
+    device_ = DeviceMemory(2 * bytes);
+  }
+  uint64_t at = 0;
+  for (uint32_t i = 0; i < steps_.size(); ++i) {
+    images[i].copy_to(host_.data() + at);
+    steps_[i] = {.tables = images[i].tables_at(device_.data() + at),
+                 .program = images[i].program_at(device_.data() + at)};
+    host_programs_[i] = images[i].program_at(host_.data() + at);
+    at += images[i].bytes();
+  }
+  std::memset(last_claims_.data(), 0xff, last_claims_.bytes());
+  check_cuda(cudaMemcpyAsync(device_.data(), host_.data(), bytes, cudaMemcpyHostToDevice, stream));
   uploaded.record(stream);
-  step_ = {.tables = image.tables_at(device_.data()),
-           .program = image.program_at(device_.data()),
-           .counters = step.counters,
-           .num_wanted_logits = step.num_wanted_logits};
 }
 
-void StepSlot::reserve_logits(uint32_t logits_cols) {
-  const uint64_t bytes = uint64_t{step_.num_wanted_logits} * logits_cols * sizeof(float);
-  if (logits_.bytes() < bytes) {
-    logits_ = PinnedMemory(bytes);
-  }
-}
-
-void StepSlot::fetch(const std::byte* heap, const HeapLayout& layout, uint32_t logits_cols,
-                     cudaStream_t stream) {
-  const auto copy = [&](const PinnedMemory& target, Buffer buffer, uint64_t bytes) {
-    if (bytes != 0) {
-      check_cuda(cudaMemcpyAsync(target.data(), heap + layout.at(buffer), bytes,
-                                 cudaMemcpyDeviceToHost, stream));
+std::string StepSlot::last_instructions() const {
+  std::ostringstream out;
+  for (uint32_t i = 0; i < host_programs_.size(); ++i) {
+    for (uint32_t sm = 0; sm < num_sms_; ++sm) {
+      const uint32_t position = last_claims(i)[sm];
+      if (position >= host_programs_[i].queue_size()) {
+        continue;  // none yet, or it had come to the queue's end
+      }
+      const QueuePlace place = place_of(host_programs_[i], position);
+      out << "\n  gpu " << first_rank_ + i << " sm " << sm << ": "
+          << opcode_name(place.instruction->opcode) << " (layer " << place.layer << ", position "
+          << position << ')';
     }
-  };
-  copy(sampled_, Buffer::kSampled, step_.tables.num_logit_rows * sizeof(SampledToken));
-  copy(logits_, Buffer::kLogits, uint64_t{step_.num_wanted_logits} * logits_cols * sizeof(float));
+  }
+  return out.str();
 }
 
 }  // namespace terrazzo::cuda

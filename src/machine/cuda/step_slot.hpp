@@ -1,6 +1,9 @@
-// One step's place on the way to the device and back: its program and tables in pinned memory and
-// on the device, and what comes back from it.
+// One step's place on the way to a device and back: the programs and tables of the device's ranks
+// in pinned memory and on the device, and what comes back from it.
 #pragma once
+
+#include <string>
+#include <vector>
 
 #include "lower/lowered_step.hpp"
 #include "machine/cuda/device_memory.hpp"
@@ -10,48 +13,50 @@
 
 namespace terrazzo::cuda {
 
-/// A step that is on the device: what its launch needs to know, and its diagnosis.
+/// One rank's part of a step, on its device.
 struct UploadedStep {
-  StepTables tables;    // the device's
-  ProgramView program;  // the device's
-  CounterMap counters;
-  uint32_t num_wanted_logits;
+  StepTables tables;
+  ProgramView program;
 };
 
 class StepSlot {
  public:
-  /// Room for `bytes` of program and tables and for `rows` sampled tokens.
-  StepSlot(uint64_t bytes, uint32_t rows);
+  /// For the ranks from `first_rank` on, of `num_sms` SMs each, with room for `rank_bytes` of
+  /// program and tables each. On the current device.
+  StepSlot(uint32_t first_rank, uint32_t num_ranks, uint32_t num_sms, uint64_t rank_bytes);
 
-  /// Copies a step's program and tables to the device, asynchronously on `stream`; `step` may go
+  /// Copies a step's programs and tables to the device, asynchronously on `stream`; `step` may go
   /// away at once. The slot's last step must have ended. A step that is larger than any before it
   /// gets new memory first, twice what it needs: that waits for the device.
   void upload(const LoweredStep& step, cudaStream_t stream);
-  const UploadedStep& step() const { return step_; }
+  const UploadedStep& step(uint32_t local_rank) const { return steps_[local_rank]; }
 
-  /// Copies results off the device, asynchronously on `stream`: the sampled tokens, and
-  /// [num_wanted_logits, logits_cols] from the start of the heap's logits. `reserve_logits` goes
-  /// first, before the step is launched.
-  void reserve_logits(uint32_t logits_cols);
-  void fetch(const std::byte* heap, const HeapLayout& layout, uint32_t logits_cols,
-             cudaStream_t stream);
-  const SampledToken* sampled() const { return sampled_.as<SampledToken>(); }
-  const float* logits() const { return logits_.as<float>(); }
+  /// What the watchdog of a rank saw in this slot's step; kernels write to it.
+  sm90::WatchdogReport& report(uint32_t local_rank) const {
+    return report_.as<sm90::WatchdogReport>()[local_rank];
+  }
+  void clear_reports() const;
 
-  /// What the watchdog saw in this slot's step; kernels write to it.
-  sm90::WatchdogReport& report() const { return *report_.as<sm90::WatchdogReport>(); }
+  /// [SMs] of a rank: the queue position that each claimed last in this slot's step; kernels write.
+  uint32_t* last_claims(uint32_t local_rank) const {
+    return last_claims_.as<uint32_t>() + local_rank * num_sms_;
+  }
+  /// The same in words, a line an SM that has claimed an instruction.
+  std::string last_instructions() const;
 
   Event uploaded;
   Event begun{cudaEventDefault};
   Event ended{cudaEventDefault};  // results included
 
  private:
+  uint32_t first_rank_;
+  uint32_t num_sms_;
   PinnedMemory host_;
   DeviceMemory device_;
-  PinnedMemory sampled_;
-  PinnedMemory logits_;
   PinnedMemory report_;
-  UploadedStep step_{};
+  PinnedMemory last_claims_;
+  std::vector<UploadedStep> steps_;
+  std::vector<ProgramView> host_programs_;
 };
 
 }  // namespace terrazzo::cuda

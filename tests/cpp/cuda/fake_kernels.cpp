@@ -2,10 +2,13 @@
 // parameters, program and memory as the kernel would.
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "cuda/fake_runtime.hpp"
+#include "machine/cuda/check_cuda.hpp"
 #include "machine/cuda/megakernel.hpp"
 #include "machine/cuda/pack_kernel.hpp"
 #include "machine/host/scheduler.hpp"
@@ -20,7 +23,9 @@ constexpr uint32_t kVirtualSms = 2;
 constexpr uint64_t kShortestWaitNs = 1000;  // a watchdog below it ends any launch
 
 std::atomic<bool> fails_next{false};
+std::atomic<int> refusing_device{-1};
 std::atomic<uint32_t> num_aborted{0};
+std::atomic<uint32_t> num_too_early{0};
 
 struct RoleStart {
   host::Role* role;
@@ -57,80 +62,187 @@ void keep_events(const std::vector<TraceEvent>& events, const sm90::TraceBuffer&
   *buffer.count = static_cast<uint32_t>(events.size());
 }
 
-/// False if the launch did not come to its end.
-bool interpret(const StepParams& params, const sm90::TraceBuffer& trace, uint32_t num_sms) {
-  host::Launch launch(params.watchdog_ns);
-  std::vector<TraceEvent> events;
+/// All launches of a step: what each rank was given, in the order of ranks.
+using Step = std::vector<cuda::RankParams>;
+
+/// A launch may count on all GPUs as soon as it starts: their banks must be clear.
+void check_banks(const StepParams& params) {
+  for (uint32_t gpu = 0; gpu < params.shape.world; ++gpu) {
+    const uint32_t* const bank = params.counters(gpu);
+    num_too_early +=
+        std::any_of(bank, bank + params.bank_counters, [](uint32_t count) { return count != 0; });
+  }
+}
+
+bool is_stopped(const Step& step) {
+  return std::any_of(step.begin(), step.end(),
+                     [](const auto& rank) { return rank.view.abort->raised != 0; });
+}
+
+/// False if the launches did not come to their end.
+bool interpret(const Step& step, uint32_t num_sms) {
+  host::Launch launch(step[0].step.watchdog_ns);
+  std::vector<std::vector<TraceEvent>> events(step.size());
   std::vector<std::unique_ptr<host::Sm>> sms;
   std::vector<host::Sm*> pointers;
   std::vector<RoleStart> starts;
-  starts.reserve(num_sms * kNumRoles);
-  for (uint32_t i = 0; i < num_sms; ++i) {
+  starts.reserve(step.size() * num_sms * kNumRoles);
+  for (uint32_t i = 0; i < step.size() * num_sms; ++i) {
+    const uint32_t rank = i / num_sms;
+    const StepParams& params = step[rank].step;
     sms.push_back(std::make_unique<host::Sm>());
     host::Sm& sm = *sms.back();
     sm.shared.init();
     for (uint32_t kind = 0; kind < kNumRoles; ++kind) {
       host::Role& role = sm.roles[kind];
-      role.bind(&launch, 0, i, static_cast<RoleKind>(kind), &sm.shared, nullptr, &sm.shadow,
-                nullptr, i * kNumRoles + kind);
-      role.set_trace(params.trace != 0 ? &events : nullptr);
+      role.bind(&launch, params.gpu, i % num_sms, static_cast<RoleKind>(kind), &sm.shared, nullptr,
+                &sm.shadow, nullptr, i * kNumRoles + kind);
+      role.set_trace(params.trace != 0 ? &events[rank] : nullptr);
       starts.push_back({&role, &params});
       role.fiber.start(role_entry, &starts.back());
     }
     pointers.push_back(&sm);
   }
   host::run_round_robin(pointers, launch);
-  if (params.trace != 0) {
-    keep_events(events, trace);
+  for (uint32_t rank = 0; rank < step.size(); ++rank) {
+    if (step[rank].step.trace != 0) {
+      keep_events(events[rank], step[rank].view.trace);
+    }
   }
   return launch.kind() == host::FailureKind::kNone;
 }
 
-void run_launch(const StepParams& params, const sm90::LaunchView& view, uint32_t blocks) {
-  if (*view.abort_flag != 0) {
+void report_failure(const cuda::RankParams& rank, uint64_t at_ns) {
+  *rank.view.report = {.raised = 1,
+                       .gpu = rank.view.gpu,
+                       .sm = 1,
+                       .role = static_cast<uint32_t>(RoleKind::kLoader),
+                       .position = 0,
+                       .layer = -1,
+                       .opcode = static_cast<uint32_t>(Opcode::kEmbed),
+                       .wait_kind = static_cast<uint32_t>(WaitKind::kCounter),
+                       .index = BankLayout::kBlocks,
+                       .seen = 0,
+                       .wanted = 4,
+                       .at_ns = at_ns};
+  for (uint32_t* const flag : rank.view.abort->flags) {
+    *flag = 1;
+  }
+}
+
+void run_step(const Step& step, uint32_t blocks) {
+  for (const auto& rank : step) {
+    rank.view.last_claims[0] = rank.step.program.prologue_size;
+  }
+  if (is_stopped(step)) {
     ++num_aborted;
     return;
   }
-  const bool fails = fails_next.exchange(false) || params.watchdog_ns < kShortestWaitNs;
-  if (!fails && interpret(params, view.trace, std::min(blocks, kVirtualSms))) {
+  const bool fails = fails_next.exchange(false) || step[0].step.watchdog_ns < kShortestWaitNs;
+  if (!fails && interpret(step, std::min(blocks, kVirtualSms))) {
     return;
   }
-  *view.report = {.raised = 1,
-                  .gpu = 0,
-                  .sm = 1,
-                  .role = static_cast<uint32_t>(RoleKind::kLoader),
-                  .position = 0,
-                  .layer = -1,
-                  .opcode = static_cast<uint32_t>(Opcode::kEmbed),
-                  .wait_kind = static_cast<uint32_t>(WaitKind::kCounter),
-                  .index = BankLayout::kBlocks,
-                  .seen = 0,
-                  .wanted = 4};
-  *view.abort_flag = 1;
+  report_failure(step[0], 9);
+  report_failure(step.back(), 5);
 }
+
+/// Launches of a step on several devices: none comes to its end before all have begun.
+struct Meeting {
+  Step step;
+  uint32_t blocks = 0;
+  bool over = false;
+
+  void arrive(const cuda::RankParams& rank, uint32_t rank_blocks) {
+    if (rank.view.abort->raised == 0) {
+      check_banks(rank.step);
+    }
+    step.push_back(rank);
+    blocks = rank_blocks;
+    if (step.size() == rank.step.shape.world) {
+      std::sort(step.begin(), step.end(),
+                [](const auto& a, const auto& b) { return a.step.gpu < b.step.gpu; });
+      run_step(step, blocks);
+      over = true;
+    }
+  }
+};
+
+/// Finds the other launches of a step: the n-th of each rank of a machine belong together.
+class Meetings {
+ public:
+  std::shared_ptr<Meeting> next(const cuda::RankParams& rank) {
+    const void* const machine = rank.step.heaps[0];
+    auto& meeting = meetings_[{machine, launches_[{machine, rank.step.gpu}]++}];
+    if (meeting == nullptr) {
+      meeting = std::make_shared<Meeting>();
+    }
+    return meeting;
+  }
+  /// Between steps: an address may be another machine's next time, and a refused launch is not
+  /// counted.
+  void forget() {
+    launches_.clear();
+    meetings_.clear();
+  }
+
+ private:
+  std::map<std::pair<const void*, uint32_t>, uint64_t> launches_;
+  std::map<std::pair<const void*, uint64_t>, std::shared_ptr<Meeting>> meetings_;
+};
+Meetings meetings;
 
 }  // namespace
 
 namespace testing {
 
 void fail_next_launch() { fails_next = true; }
+void refuse_next_launch(int device) { refusing_device = device; }
 uint32_t aborted_launches() { return num_aborted; }
+uint32_t early_launches() { return num_too_early; }
 
 }  // namespace testing
 
 namespace cuda {
 
-template <uint32_t kHeadPanels>
-void Megakernel<kHeadPanels>::prepare() {}
-
-template <uint32_t kHeadPanels>
-void Megakernel<kHeadPanels>::launch(const StepParams& params, const sm90::LaunchView& launch,
-                                     uint32_t blocks, cudaStream_t stream) {
-  testing::enqueue_on(stream, [=] { run_launch(params, launch, blocks); });
+template <uint32_t kHeadPanels, uint32_t kMostRanks>
+void Megakernel<kHeadPanels, kMostRanks>::prepare() {
+  meetings.forget();
 }
 
-template struct Megakernel<1>;
-template struct Megakernel<2>;
+template <uint32_t kHeadPanels, uint32_t kMostRanks>
+void Megakernel<kHeadPanels, kMostRanks>::launch(const LaunchParams<kMostRanks>& params,
+                                                 uint32_t ranks, uint32_t blocks,
+                                                 cudaStream_t stream) {
+  const int device = testing::current_fake_device();
+  check_cuda(testing::device_of(stream) == device ? cudaSuccess : cudaErrorInvalidResourceHandle);
+  int refusing = device;
+  if (refusing_device.compare_exchange_strong(refusing, -1)) {
+    meetings.forget();
+    check_cuda(cudaErrorLaunchOutOfResources);
+  }
+  const StepParams& first = params.ranks[0].step;
+  const bool is_alone = first.shape.world > 1 && first.heaps[0] == first.heaps[1];
+  if (ranks == first.shape.world || is_alone) {
+    const Step step(params.ranks, params.ranks + ranks);
+    testing::enqueue_on(stream, [=] {
+      if (!is_stopped(step)) {
+        check_banks(step[0].step);
+      }
+      run_step(step, blocks);
+    });
+    return;
+  }
+  check_cuda(ranks == 1 ? cudaSuccess : cudaErrorNotSupported);  // not needed so far
+  const RankParams rank = params.ranks[0];
+  const auto meeting = meetings.next(rank);
+  testing::enqueue_on(stream, [=] { meeting->arrive(rank, blocks); });
+  testing::hold_until(stream, [=] { return meeting->over || rank.view.abort->raised != 0; });
+}
+
+template struct Megakernel<1, 1>;
+template struct Megakernel<2, 1>;
+template struct Megakernel<1, kMaxGpus>;
+template struct Megakernel<2, kMaxGpus>;
 
 void launch_pack(const RowBlock& block, cudaStream_t stream) {
   testing::enqueue_on(stream, [=] {

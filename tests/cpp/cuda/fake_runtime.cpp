@@ -11,6 +11,7 @@
 
 // The runtime's types are opaque: here is what is behind them.
 struct CUevent_st {
+  int device = 0;
   uint64_t recorded = 0;  // calls of record
   uint64_t happened = 0;  // the newest of them that has happened
 };
@@ -20,7 +21,13 @@ struct CUstream_st {
     std::function<void()> work;
     CUevent_st* event = nullptr;  // to wait for
     uint64_t count = 0;           // until this record has happened
+    std::function<bool()> ready;  // another thing to wait for
+
+    bool can_happen() const {
+      return (event == nullptr || event->happened >= count) && (!ready || ready());
+    }
   };
+  int device = 0;
   std::deque<Item> items;
 };
 
@@ -28,6 +35,8 @@ namespace terrazzo::testing {
 namespace {
 
 constexpr int kPoison = 0xff;  // of new memory: NaN as any float, an absurd count
+
+thread_local int current_device = 0;
 
 class Runtime {
  public:
@@ -41,16 +50,17 @@ class Runtime {
   std::map<void*, size_t> device;
   std::map<void*, size_t> pinned;
   std::set<cudaStream_t> streams;
+  int num_devices = 1;
+  std::set<std::pair<int, int>> unreachable;
+  std::set<std::pair<int, int>> peers;  // enabled
+  int lost_device = -1;
 
   /// Something that may happen now, happens. False if nothing can.
   bool happen() {
     std::vector<cudaStream_t> ready;
     for (const cudaStream_t stream : streams) {
-      if (!stream->items.empty()) {
-        const auto& item = stream->items.front();
-        if (item.event == nullptr || item.event->happened >= item.count) {
-          ready.push_back(stream);
-        }
+      if (!stream->items.empty() && stream->items.front().can_happen()) {
+        ready.push_back(stream);
       }
     }
     if (ready.empty()) {
@@ -128,9 +138,35 @@ void seed_fake_runtime(uint64_t seed) {
   Runtime::get().random.seed(seed);
 }
 
+void set_fake_devices(int count, const std::set<std::pair<int, int>>& unreachable) {
+  const auto lock = locked();
+  Runtime::get().num_devices = count;
+  Runtime::get().unreachable = unreachable;
+  Runtime::get().peers.clear();
+  current_device = 0;
+}
+
+bool is_peer_enabled(int device, int peer) {
+  const auto lock = locked();
+  return Runtime::get().peers.contains({device, peer});
+}
+
+void lose_fake_device(int device) {
+  const auto lock = locked();
+  Runtime::get().lost_device = device;
+}
+
+int current_fake_device() { return current_device; }
+int device_of(cudaStream_t stream) { return stream->device; }
+
+void hold_until(cudaStream_t stream, std::function<bool()> ready) {
+  const auto lock = locked();
+  stream->items.push_back({{}, nullptr, 0, std::move(ready)});
+}
+
 void enqueue_on(cudaStream_t stream, std::function<void()> work) {
   const auto lock = locked();
-  stream->items.push_back({std::move(work)});
+  stream->items.push_back({std::move(work), nullptr, 0, {}});
   Runtime::get().happen_some();
 }
 
@@ -139,6 +175,7 @@ uint64_t fake_pinned_bytes() { return sum(Runtime::get().pinned); }
 
 }  // namespace terrazzo::testing
 
+using terrazzo::testing::current_device;
 using terrazzo::testing::enqueue_on;
 using terrazzo::testing::locked;
 using terrazzo::testing::Runtime;
@@ -193,6 +230,7 @@ cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes, cudaStream_t 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   const auto lock = locked();
   *stream = new CUstream_st;
+  (*stream)->device = current_device;
   Runtime::get().streams.insert(*stream);
   return cudaSuccess;
 }
@@ -213,12 +251,13 @@ cudaError_t cudaDeviceSynchronize() {
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const auto lock = locked();
-  stream->items.push_back({{}, event, event->recorded});
+  stream->items.push_back({{}, event, event->recorded, {}});
   return cudaSuccess;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new CUevent_st;
+  (*event)->device = current_device;
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
@@ -229,12 +268,19 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const auto lock = locked();
+  if (event->device != stream->device) {
+    return cudaErrorInvalidResourceHandle;
+  }
   const uint64_t count = ++event->recorded;
   enqueue_on(stream, [=] { event->happened = count; });
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const auto lock = locked();
+  if (event->device == Runtime::get().lost_device) {
+    Runtime::get().happen_all();
+    return cudaErrorIllegalAddress;
+  }
   const uint64_t count = event->recorded;
   return Runtime::get().happen_until([&] { return event->happened >= count; });
 }
@@ -244,13 +290,31 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t, cudaEvent_t) {
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = current_device;
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+cudaError_t cudaSetDevice(int device) {
+  const auto lock = locked();
+  if (device >= Runtime::get().num_devices) {
+    return cudaErrorInvalidDevice;
+  }
+  current_device = device;
   return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int* count) {
+  const auto lock = locked();
+  *count = Runtime::get().num_devices;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
+  const auto lock = locked();
+  *can = Runtime::get().unreachable.contains({device, peer}) ? 0 : 1;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned) {
+  const auto lock = locked();
+  const bool first = Runtime::get().peers.insert({current_device, peer}).second;
+  return first ? cudaSuccess : cudaErrorPeerAccessAlreadyEnabled;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {

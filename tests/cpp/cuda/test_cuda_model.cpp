@@ -2,17 +2,11 @@
 // host machine gives, a failed launch leaves no trace, and memory is what was promised.
 #include <algorithm>
 #include <cmath>
-#include <deque>
-#include <numeric>
 #include <vector>
 
 #include "check.hpp"
-#include "cuda/fake_runtime.hpp"
-#include "host/model.hpp"
-#include "host/traffic.hpp"
+#include "cuda/model_pair.hpp"
 #include "lower/lower.hpp"
-#include "machine/cuda/cuda_model.hpp"
-#include "machine/host/host_model.hpp"
 #include "machine/machine_error.hpp"
 
 namespace terrazzo {
@@ -20,114 +14,22 @@ namespace {
 
 using cuda::CudaModel;
 using host::HostModel;
+using testing::equal;
+using testing::Pair;
+using testing::prompt;
 using testing::Random;
 using testing::StepArrays;
 
-constexpr StepLimits kLimits{.max_rows = 320,
-                             .max_sequences = 24,
-                             .max_position = 640,
-                             .num_pages = 96,
-                             .max_logit_rows = 24,
-                             .max_partials = 256};
+constexpr StepLimits kLimits = testing::kPairLimits;
 constexpr uint64_t kSeeds = 12;
 constexpr int kSteps = 30;
-
-/// Loads the same random weights into both models.
-void load(HostModel& host, CudaModel& gpu, uint64_t seed) {
-  const ModelShape& shape = host.shape();
-  std::mt19937_64 random(seed);
-  const auto matrix = [&](uint64_t rows, uint64_t cols) {
-    const float scale = std::sqrt(3.0F / static_cast<float>(cols));
-    std::vector<bf16> values(rows * cols);
-    for (bf16& value : values) {
-      value = to_bf16(scale * static_cast<float>(static_cast<int32_t>(random())) * 0x1p-31F);
-    }
-    return values;
-  };
-  const uint32_t cols[kNumMatrices] = {shape.hidden, shape.attention_panels() * kPanelCols,
-                                       shape.hidden, shape.intermediate, shape.hidden};
-  const uint32_t rows[kNumMatrices] = {shape.qkv_panels() * kPanelCols, shape.hidden,
-                                       shape.gate_up_panels() * kPanelCols, shape.hidden,
-                                       shape.vocab};
-  for (uint32_t i = 0; i < kNumMatrices; ++i) {
-    const auto which = static_cast<Matrix>(i);
-    std::vector<int32_t> order(rows[i]);
-    std::iota(order.begin(), order.end(), 0);
-    for (uint32_t layer = 0; layer < matrix_layers(shape, which); ++layer) {
-      std::vector<float> scale(i % 2 == 0 ? cols[i] : 0, 1.25F);
-      const std::vector<bf16> values = matrix(rows[i], cols[i]);
-      const SourceMatrix source{values.data(), rows[i], cols[i]};
-      host.weights(0).pack_rows(which, layer, order, source, order, scale);
-      gpu.pack_rows({which, layer, order, order, scale}, source);
-    }
-  }
-  const std::vector<bf16> embedding = matrix(shape.vocab, shape.hidden);
-  const std::vector<bf16> norm(shape.hidden, to_bf16(1.0F));
-  std::vector<float> rope;
-  for (uint32_t i = 0; i < kLimits.max_position * shape.head_dim; ++i) {
-    rope.push_back(std::cos(static_cast<float>(i)));
-  }
-  const SourceMatrix source{embedding.data(), shape.vocab, shape.hidden};
-  host.set_tables(source, norm, rope);
-  gpu.set_tables(source, norm, rope);
-}
-
-struct Pair {
-  explicit Pair(uint64_t seed)
-      : random(seed),
-        shape(testing::tiny_shape(random, 1)),
-        host(shape, kLimits, {.num_sms = 2, .num_threads = 1}),
-        gpu(shape, kLimits, {}) {
-    load(host, gpu, seed);
-  }
-
-  Random random;
-  ModelShape shape;
-  HostModel host;
-  CudaModel gpu;
-};
-
-bool equal(const StepOutputs& a, const StepOutputs& b) {
-  return a.tokens == b.tokens && a.logprobs == b.logprobs && a.logits == b.logits;
-}
 
 TERRAZZO_TEST(steps_in_flight_give_what_the_host_gives) {
   for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
     testing::seed_fake_runtime(seed);
     Pair pair(seed);
-    testing::Traffic traffic(seed, pair.shape, kLimits, 12, 200);
-    std::deque<std::pair<uint64_t, StepOutputs>> expected;
-    int different = 0;
-    const auto collect = [&] {
-      const auto [number, outputs] = expected.front();
-      expected.pop_front();
-      different += equal(pair.gpu.collect(number), outputs) ? 0 : 1;
-    };
-    for (int i = 0; i < kSteps; ++i) {
-      const StepArrays arrays = traffic.next();
-      const StepOutputs outputs = pair.host.step(arrays.request());
-      if (expected.size() == CudaModel::kMaxInFlight) {
-        collect();
-      }
-      expected.emplace_back(pair.gpu.submit(arrays.request()), outputs);
-      if (pair.random.chance(0.2)) {  // now and then the engine has nothing to prepare
-        collect();
-      }
-    }
-    while (!expected.empty()) {
-      collect();
-    }
-    CHECK_EQ(different, 0);
+    CHECK_EQ(testing::different_steps(pair, kLimits, seed, kSteps, 12, 200), 0);
   }
-}
-
-/// A step of `rows` prompt tokens on the first pages; the last row is sampled.
-StepArrays prompt(int32_t rows) {
-  StepArrays arrays;
-  arrays.add_sequence(rows, 0);
-  arrays.assign_pages(testing::ascending_pages(kLimits.num_pages));
-  arrays.add_logit_row(rows - 1, 0.0F, 0, true);
-  return arrays;
 }
 
 TERRAZZO_TEST(a_failed_launch_voids_what_follows_and_no_more) {
@@ -226,6 +128,7 @@ TERRAZZO_TEST(timing_runs_steps_and_leaves_the_model_usable) {
     CHECK_THROWS(pair.gpu.time_step(arrays.request(), {}, {}), "[watchdog]");
     CHECK(equal(pair.gpu.collect(pair.gpu.submit(arrays.request())), expected));
   }
+  CHECK_EQ(testing::early_launches(), 0u);
 }
 
 /// Launches of a part must be those of its kind: the trace tells.
@@ -266,7 +169,7 @@ TERRAZZO_TEST(events_are_those_of_the_last_step) {
   const LoweredStep step = lower(arrays.request(), shape, kLimits, {4});
   for (const uint32_t capacity : {100'000u, 10u}) {
     CudaModel gpu(shape, kLimits, {.trace_events = capacity});
-    load(host, gpu, 7);
+    testing::load(host, gpu, 7);
     for (int i = 0; i < 3; ++i) {
       gpu.collect(gpu.submit(arrays.request()));
     }

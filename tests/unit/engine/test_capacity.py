@@ -40,6 +40,31 @@ def test_a_model_that_does_not_fit() -> None:
         CAPACITY.pages_that_fit(SHAPE, -5)
 
 
+def test_what_would_fit_instead() -> None:
+    """More GPUs, where the model's KV heads allow it, or fewer pages."""
+    heads = CONFIG.num_kv_heads
+    assert heads % 2 == 0
+    half = CAPACITY.device_bytes(model_shape(CONFIG, 2, CAPACITY.split_tokens), 1)
+    with pytest.raises(ValueError, match=r"on gpus=2 with as much memory each it would fit$"):
+        CAPACITY.pages_that_fit(SHAPE, half)
+    with pytest.raises(ValueError, match=r"lower max_batch_tokens and max_sequences$"):
+        CAPACITY.pages_that_fit(SHAPE, 1000)
+    room = CAPACITY.device_bytes(SHAPE, 7)
+    CAPACITY.check_pages(SHAPE, 7, room)
+    with pytest.raises(ValueError, match=r"the model and 8 KV pages take .* at most 7 pages fit"):
+        CAPACITY.check_pages(SHAPE, 8, room)
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_pages_are_shared_by_gpus(gpus: int) -> None:
+    """Each has its KV heads' part of every page."""
+    shape = model_shape(CONFIG, gpus, CAPACITY.split_tokens)
+    assert gpus * kv_page_bytes(CONFIG, gpus) == kv_page_bytes(CONFIG)
+    needed = CAPACITY.device_bytes(shape, 100)
+    assert CAPACITY.pages_that_fit(shape, needed) == 100
+    assert CAPACITY.pages_that_fit(shape, needed - 1) == 99
+
+
 def test_weights_and_pages_are_counted() -> None:
     """The bytes of a model are at least those of its tensors, and a page more is a page more."""
     weights = 2 * (

@@ -16,13 +16,16 @@ NO_GPU = "the driver shows no GPU; see nvidia-smi"
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TERRAZZO_DEVICE", raising=False)
-    monkeypatch.setattr("terrazzo._core.cuda_problem", lambda: NO_GPU)
+    monkeypatch.setattr("terrazzo._core.cuda_problem", lambda num_gpus=1: NO_GPU)
 
 
 @pytest.fixture
 def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TERRAZZO_DEVICE", raising=False)
-    monkeypatch.setattr("terrazzo._core.cuda_problem", lambda: "")
+    monkeypatch.setattr(
+        "terrazzo._core.cuda_problem",
+        lambda num_gpus=1: "" if num_gpus == 1 else f"{num_gpus} GPUs are wanted",
+    )
 
 
 @pytest.mark.usefixtures("with_gpu")
@@ -47,13 +50,26 @@ def test_what_is_asked_for_is_not_replaced() -> None:
 
 @pytest.mark.usefixtures("with_gpu")
 @pytest.mark.parametrize(
-    ("options", "message"), [({"gpus": 2}, "gpus=2: .* use gpus=1"), ({"num_threads": 2}, "SMs")]
+    ("options", "message"),
+    [
+        ({"gpus": 2}, "gpus=2: 2 GPUs are wanted"),
+        ({"gpus": 8, "ranks_per_gpu": 2}, "gpus=8: 4 GPUs are wanted"),
+        ({"gpus": 8, "ranks_per_gpu": 3}, "expected ranks_per_gpu to divide gpus=8, got 3"),
+        ({"gpus": 8, "ranks_per_gpu": 0}, "expected ranks_per_gpu to divide gpus=8, got 0"),
+        ({"num_threads": 2}, "SMs"),
+    ],
 )
 def test_what_only_the_host_can_do(options: dict[str, int], message: str) -> None:
     assert resolve_device("auto", **options) == "host"
     assert resolve_device("host", **options) == "host"
     with pytest.raises(ValueError, match=rf"\[device\] 'cuda': .*{message}"):
         resolve_device("cuda", **options)
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_ranks_share_a_gpu() -> None:
+    assert resolve_device("auto", gpus=8, ranks_per_gpu=8) == "cuda"
+    assert resolve_device("cuda", gpus=2, ranks_per_gpu=2) == "cuda"
 
 
 @pytest.mark.usefixtures("with_gpu")

@@ -9,13 +9,9 @@ import pytest
 DEVICES = ("host", pytest.param("cuda", marks=pytest.mark.t2_gpu))
 
 
-def machine(device: str, *, num_sms: int = 2) -> dict[str, Any]:
-    """Options of a runner: few virtual SMs on the host, all SMs of a GPU."""
+def machine(device: str, *, num_sms: int = 2, gpus: int = 1) -> dict[str, Any]:
+    """Options of a runner on `gpus` virtual GPUs: few virtual SMs each on the host, or equal shares
+    of one GPU's SMs."""
     if device == "host":
-        return {"device": device, "num_sms": num_sms, "num_threads": num_sms}
-    return {"device": device}
-
-
-def degrees_on(device: str, degrees: tuple[int, ...]) -> tuple[int, ...]:
-    """Of those that a model is tested with, the ones that the device can do."""
-    return degrees if device == "host" else (1,)
+        return {"device": device, "gpus": gpus, "num_sms": num_sms, "num_threads": num_sms}
+    return {"device": device, "gpus": gpus, "ranks_per_gpu": gpus}

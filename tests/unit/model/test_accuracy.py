@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from tolerances import LOGITS_OVER_BF16, greedy_margin, logprob_abs
 from transformers import PreTrainedModel
-from unit.model.devices import DEVICES, degrees_on, machine
+from unit.model.devices import DEVICES, machine
 from unit.model.drive import Rows, generate, teacher_forced
 from unit.model.reference import (
     ReferenceLogits,
@@ -44,8 +44,7 @@ class Model:
     def runner(self, device: str, gpus: int, split_tokens: int) -> ModelRunner:
         return ModelRunner(
             self.checkpoint,
-            gpus=gpus,
-            **machine(device),
+            **machine(device, gpus=gpus),
             max_batch_tokens=NUM_TOKENS,
             max_sequences=NUM_TOKENS,
             max_logit_rows=NUM_TOKENS,
@@ -88,7 +87,7 @@ def check_samples(seen: Rows) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_logits(model: Model, device: str, subtests: pytest.Subtests) -> None:
-    for gpus in degrees_on(device, model.shape.degrees):
+    for gpus in model.shape.degrees:
         runner = model.runner(device, gpus, SPLIT_TOKENS)
         whole = teacher_forced(runner.step, model.token_ids, [NUM_TOKENS])
         with subtests.test("whole", gpus=gpus):
@@ -109,7 +108,7 @@ def test_logits_without_splits(model: Model, device: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_greedy_continuation(model: Model, device: str) -> None:
     """Each token that decoding chose is the best of float32, where that is clearly ahead."""
-    gpus = degrees_on(device, model.shape.degrees)[-1]
+    gpus = model.shape.degrees[-1]
     runner = model.runner(device, gpus, split_tokens=SPLIT_TOKENS)
     prompt = model.token_ids[:100]
     tokens = generate(runner.step, prompt, NUM_GREEDY)

@@ -143,6 +143,7 @@ class Role {
   __device__ __forceinline__ void release_add(uint32_t* counter, uint32_t increment) {
     __syncwarp();
     if (lane_ == 0 && !aborted_) {
+      delay(static_cast<uint32_t>(reinterpret_cast<uint64_t>(counter)));
       if (launch_.world == 1) {
         red_release_add_gpu(counter, increment);
       } else {
@@ -155,6 +156,8 @@ class Role {
     uint32_t position = 0;
     if (lane_ == 0) {
       position = aborted_ ? ~0u : atom_add_relaxed_gpu(head, 1);
+      st_relaxed_sys(launch_.last_claims + sm_, position);
+      delay(position);
     }
     return __shfl_sync(~0u, position, 0);
   }
@@ -239,6 +242,21 @@ class Role {
   }
 
  private:
+  /// A sleep of up to DelayPlan::most_ns that depends on rank, SM and `key`.
+  __device__ __forceinline__ void delay(uint32_t key) const {
+    if (launch_.delays.most_ns != 0) {
+      const uint32_t rank = scramble(launch_.delays.seed + launch_.gpu);
+      const uint32_t number = scramble(rank ^ scramble(key + (sm_ << 20)));
+      nanosleep(__umulhi(number, launch_.delays.most_ns) >> (rank % 8));
+    }
+  }
+
+  static __device__ __forceinline__ uint32_t scramble(uint32_t bits) {
+    bits = (bits ^ bits >> 16) * 0x45d9f3bu;
+    bits = (bits ^ bits >> 16) * 0x45d9f3bu;
+    return bits ^ bits >> 16;
+  }
+
   __device__ __forceinline__ uint32_t load_acquire(const uint32_t* counter) const {
     return launch_.world == 1 ? ld_acquire_gpu(counter) : ld_acquire_sys(counter);
   }
@@ -261,7 +279,7 @@ class Role {
   /// a note only: a call while products are in flight would serialise them.
   __device__ __forceinline__ bool give_up(uint64_t begin, WaitKind kind, uint32_t index,
                                           uint32_t seen, uint32_t wanted) {
-    if (ld_relaxed_sys(launch_.abort_flag) != 0) {
+    if (ld_relaxed_sys(&launch_.abort->raised) != 0) {
       aborted_ = true;
     } else if (globaltimer_ns() - begin > launch_.watchdog_ns) {
       shared_.given_up[static_cast<uint32_t>(kind_)] = {static_cast<uint32_t>(kind), index, seen,
@@ -286,9 +304,11 @@ class Role {
       report.index = wait.index;
       report.seen = wait.seen;
       report.wanted = wait.wanted;
+      report.at_ns = globaltimer_ns();
       __threadfence_system();
     }
-    st_relaxed_sys(launch.abort_flag, 1u);
+    // All lanes come here, each for one rank: a loop would cost the kernel registers.
+    st_relaxed_sys(launch.abort->flags[thread_index() % kMaxGpus], 1u);
   }
 
   SharedStorage& shared_;

@@ -12,6 +12,11 @@ __device__ __forceinline__ uint64_t globaltimer_ns() {
   return now;
 }
 
+/// At most about a millisecond. PTX: nanosleep
+__device__ __forceinline__ void nanosleep(uint32_t ns) {
+  asm volatile("nanosleep.u32 %0;" ::"r"(ns) : "memory");
+}
+
 /// PTX: setmaxnreg.dec, by a whole warpgroup
 template <int kRegisters>
 __device__ __forceinline__ void setmaxnreg_dec() {

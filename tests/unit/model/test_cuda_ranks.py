@@ -1,0 +1,194 @@
+"""Tensor parallelism on one GPU, by ranks that share it: bits, failures, and what is refused."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unit.engine.random_checkpoint import RandomCheckpoint, small_config
+from unit.model.drive import Part, Rows, Sampling, step_input, teacher_forced
+from unit.model.replay import Limits, Replay, Request, Truth
+
+from terrazzo._core import LaunchError
+from terrazzo.llm import LLM
+from terrazzo.runner import ModelRunner
+from terrazzo.sampling import SamplingParams
+
+pytestmark = pytest.mark.t2_gpu
+
+LIMITS = Limits(max_rows=512, max_logit_rows=256, num_pages=200)
+SPLIT_TOKENS = 128
+NUM_REPEATS = 200
+MOST_DELAY_NS = 20_000
+DEGREES = (2, 4, 8)
+
+HEADS_OF_64 = replace(
+    small_config(), hidden_size=520, intermediate_size=1160, num_heads=24, num_kv_heads=8
+)
+CONFIGS = {64: HEADS_OF_64, 128: replace(HEADS_OF_64, num_heads=32, head_dim=128)}
+
+
+def runner_of(head_dim: int, gpus: int, **options: int) -> ModelRunner:
+    return ModelRunner(
+        RandomCheckpoint(CONFIGS[head_dim]),
+        device="cuda",
+        gpus=gpus,
+        ranks_per_gpu=gpus,
+        max_batch_tokens=LIMITS.max_rows,
+        max_sequences=LIMITS.max_logit_rows,
+        max_logit_rows=LIMITS.max_logit_rows,
+        num_pages=LIMITS.num_pages,
+        split_tokens=SPLIT_TOKENS,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def runners() -> dict[tuple[int, int], ModelRunner]:
+    return {(dim, gpus): runner_of(dim, gpus) for dim in CONFIGS for gpus in DEGREES}
+
+
+@pytest.fixture(scope="module")
+def truths() -> dict[tuple[int, int, Request], Truth]:
+    return {}
+
+
+def mixed_step(runner: ModelRunner) -> Rows:
+    """140 single rows, whose tokens lie in two compact blocks, and two prompts."""
+    parts = [Part([i], 0, [i], [0], want_logits=i % 7 == 0) for i in range(140)]
+    for i, rows in enumerate((200, 65)):
+        pages = range(140 + 4 * i, 144 + 4 * i)
+        parts.append(Part([(7 * j) % 300 for j in range(rows)], 0, pages, [rows - 1], True))
+    output = runner.step(step_input(parts))
+    return Rows(output.tokens, output.logprobs, output.logits)
+
+
+def assert_equal(seen: Rows, expected: Rows, message: str = "") -> None:
+    np.testing.assert_array_equal(seen.tokens, expected.tokens, message)
+    np.testing.assert_array_equal(seen.logprobs, expected.logprobs, message)
+    np.testing.assert_array_equal(seen.logits, expected.logits, message)
+
+
+@pytest.mark.parametrize("gpus", DEGREES)
+@pytest.mark.parametrize("head_dim", CONFIGS)
+def test_repeats_under_delays(
+    runners: dict[tuple[int, int], ModelRunner], head_dim: int, gpus: int
+) -> None:
+    """Ranks and SMs sleep at random between instructions and before signals."""
+    runner = runners[head_dim, gpus]
+    first = mixed_step(runner)
+    assert np.isfinite(first.logits).all()
+    try:
+        for repeat in range(NUM_REPEATS):
+            runner.core.set_delays(repeat, MOST_DELAY_NS)
+            assert_equal(mixed_step(runner), first, f"repeat {repeat}")
+    finally:
+        runner.core.set_delays(0, 0)
+
+
+request_strategy = st.builds(
+    lambda length, first, num_outputs, sampling: Request(
+        tuple((first + 7 * i * i) % 300 for i in range(length)), num_outputs, sampling
+    ),
+    length=st.sampled_from([1, 63, 64, 130, 300]),
+    first=st.integers(0, 3),
+    num_outputs=st.sampled_from([1, 4, 9]),
+    sampling=st.builds(
+        Sampling,
+        temperature=st.sampled_from([0.0, 1.0]),
+        top_k=st.sampled_from([0, 5]),
+        top_p=st.sampled_from([1.0, 0.9]),
+        seed=st.sampled_from([0, 2**64 - 1]),
+    ),
+)
+
+
+@settings(max_examples=20)
+@given(
+    head_dim=st.sampled_from(sorted(CONFIGS)),
+    gpus=st.sampled_from(DEGREES),
+    requests=st.lists(request_strategy, min_size=1, max_size=6),
+    longest_chunk=st.sampled_from([1, 7, 64, 200]),
+    rng=st.randoms(use_true_random=False),
+)
+def test_any_company_and_chunks(
+    runners: dict[tuple[int, int], ModelRunner],
+    truths: dict[tuple[int, int, Request], Truth],
+    head_dim: int,
+    gpus: int,
+    requests: list[Request],
+    longest_chunk: int,
+    rng: random.Random,
+) -> None:
+    run = runners[head_dim, gpus].step
+    for request in requests:
+        if (head_dim, gpus, request) not in truths:
+            truths[head_dim, gpus, request] = Truth.of(run, request)
+    known = [(request, truths[head_dim, gpus, request]) for request in requests]
+    Replay(run, known, LIMITS, rng, longest_chunk=longest_chunk, preemption=0.05).play()
+
+
+@pytest.mark.parametrize("gpus", DEGREES)
+def test_any_number_of_sms(gpus: int) -> None:
+    """Of a rank: one, some, all of its share."""
+    ids = [(3 * i) % 300 for i in range(400)]
+    expected: Rows | None = None
+    for num_sms in (1, 7, 132 // gpus):
+        runner = runner_of(64, gpus, num_sms=num_sms)
+        assert runner.core.num_sms == num_sms
+        seen = teacher_forced(runner.step, ids, [400])
+        expected = seen if expected is None else expected
+        assert_equal(seen, expected, f"{num_sms} SMs")
+
+
+def test_the_watchdog(runners: dict[tuple[int, int], ModelRunner]) -> None:
+    """A limit that no step can keep ends it on all ranks, with a name; the next step is right."""
+    runner = runners[64, 8]
+    expected = mixed_step(runner)
+    batch = step_input([Part([1, 2, 3], 0, [0], [2])])
+    for _ in range(3):
+        runner.core.set_watchdog_seconds(1e-9)
+        ticket = runner.submit(batch)
+        runner.core.set_watchdog_seconds(10.0)
+        with pytest.raises(LaunchError, match=r"\[watchdog\] gpu [0-7] sm \d+ .* waits for "):
+            runner.collect(ticket)
+        assert_equal(mixed_step(runner), expected)
+
+
+def test_events_are_of_all_ranks() -> None:
+    from terrazzo.trace.record import EVENT
+
+    runner = runner_of(64, 4, trace_events=100_000)
+    mixed_step(runner)
+    events = np.frombuffer(runner.core.trace(), EVENT)
+    assert set(events["gpu"].tolist()) == {0, 1, 2, 3}
+    assert events["sm"].max() == runner.core.num_sms - 1
+
+
+def test_what_does_not_fit_or_work() -> None:
+    config = CONFIGS[64]
+    with pytest.raises(ValueError, match=r"1000000 KV pages take .* at most \d+ pages fit"):
+        ModelRunner(
+            RandomCheckpoint(config), device="cuda", gpus=2, ranks_per_gpu=2, num_pages=1_000_000
+        )
+    with pytest.raises(ValueError, match="expected ranks_per_gpu to divide gpus=4, got 3"):
+        ModelRunner(RandomCheckpoint(config), device="cuda", gpus=4, ranks_per_gpu=3)
+    with pytest.raises(ValueError, match=r"at most 16 SMs, got 17"):
+        runner_of(64, 8, num_sms=17)
+
+
+def test_llm_in_any_company(small_llama: Path) -> None:
+    prompts = ["a", "b" * 63, "cd" * 32, "Of thousands of chips. " * 6]
+    params = SamplingParams(max_tokens=40, temperature=1.0, seed=1, logprobs=True, ignore_eos=True)
+    llm = LLM(str(small_llama), device="cuda", gpus=4, ranks_per_gpu=4, kv_pages=64)
+    alone = [llm.generate(prompt, params)[0] for prompt in prompts]
+    other = LLM(str(small_llama), device="cuda", gpus=4, ranks_per_gpu=4, kv_pages=8)
+    together = other.generate(prompts, params)
+    assert [(o.token_ids, o.logprobs) for o in together] == [
+        (o.token_ids, o.logprobs) for o in alone
+    ]
