@@ -24,7 +24,7 @@ class StepTime:
     kind: str
     shape: StepShape
     seconds: float  # median distance of steps that are submitted ahead, as the engine does
-    alone_seconds: float  # median, from submission to result with nothing else in flight
+    alone_seconds: float | None  # median, from submission to result with nothing else in flight
     flops: float
 
     @property
@@ -37,7 +37,9 @@ class StepTime:
             "kind": self.kind,
             **self.shape._asdict(),
             "ms": round(self.seconds * 1e3, 4),
-            "alone ms": round(self.alone_seconds * 1e3, 4),
+            "alone ms": (
+                None if self.alone_seconds is None else round(self.alone_seconds * 1e3, 4)
+            ),
             "tokens/s": round(self.tokens_per_s, 1),
             "MFU": None if not peak_flops else round(self.flops / self.seconds / peak_flops, 4),
         }
@@ -147,26 +149,31 @@ def fill_pages(runner: Runner) -> None:
 
 
 def measure_step(
-    runner: Runner, kind: str, shape: StepShape, *, repeats: int = 10
+    runner: Runner, kind: str, shape: StepShape, *, repeats: int = 10, alone: bool = True
 ) -> StepTime | None:
-    """Median times of a shape after two steps of warming up; None where it does not fit."""
+    """Median times of a shape after two steps of warming up; None where it does not fit.
+
+    Without `alone` only of steps in a row, which takes half as long.
+    """
     batch = build_step(runner, shape)
     if batch is None:
         return None
-    for _ in range(2):
-        runner.step(batch)
-    alone = []
-    for _ in range(repeats):
-        start = perf_counter()
-        runner.step(batch)
-        alone.append(perf_counter() - start)
-    ends = list(_in_a_row(runner, batch, repeats + 1))
+    times_alone = []
+    if alone:
+        for _ in range(2):
+            runner.step(batch)
+        for _ in range(repeats):
+            start = perf_counter()
+            runner.step(batch)
+            times_alone.append(perf_counter() - start)
+    warm_up = 0 if alone else 2
+    ends = list(_in_a_row(runner, batch, warm_up + repeats + 1))[warm_up:]
     distances = [after - before for before, after in pairwise(ends)]
     return StepTime(
         kind,
         shape,
         statistics.median(distances),
-        statistics.median(alone),
+        statistics.median(times_alone) if alone else None,
         FlopCounter(runner.config).of(batch),
     )
 

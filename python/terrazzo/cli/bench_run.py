@@ -86,7 +86,8 @@ def run_steps(options: argparse.Namespace, target: Target) -> Outcome:
     times: list[StepTime] = []
     notes: list[str] = []
     for kind, shape in shapes:
-        measured = measure_step(runner, kind, shape, repeats=options.repeats)
+        # Of a recorded run only the sum counts, and of its steps none was alone.
+        measured = measure_step(runner, kind, shape, repeats=options.repeats, alone=not counts)
         if measured is None:
             notes.append(f"left out, too large for the machine: {kind} {tuple(shape)}")
         else:

@@ -148,9 +148,18 @@ def test_step_times() -> None:
     measured = measure_step(runner, "decode", StepShape(4, 10, 0, 0), repeats=3)
     assert measured is not None
     assert 0.019 < measured.seconds < 1
+    assert measured.alone_seconds is not None
     assert 0.019 < measured.alone_seconds < 1
     assert measured.tokens_per_s == pytest.approx(4 / measured.seconds)
     assert measured.row(1e9)["MFU"] > 0
+
+
+def test_step_times_in_a_row_only() -> None:
+    runner = SlowRunner()
+    measured = measure_step(runner, "recorded", StepShape(4, 10, 0, 0), repeats=1, alone=False)
+    assert measured is not None
+    assert 0.019 < measured.seconds < 1
+    assert measured.row(None)["alone ms"] is None
 
 
 def test_machine() -> None:
