@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 import xml.etree.ElementTree as ET
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from unit.engine.fake_runner import FakeRunner
 
+from terrazzo.bench import recording, steps
 from terrazzo.bench.machine import describe, peak_flops
 from terrazzo.bench.recording import RecordingRunner, StepShape, rounded, shape_of
 from terrazzo.bench.report import line_chart, stacked_bars, table
@@ -46,36 +47,57 @@ def test_a_context_too_short_for_the_workload() -> None:
         measure_throughput(FakeRunner(max_model_len=30), workload)
 
 
-class SlowRunner(FakeRunner):
-    """Takes 20 ms from the later of submission and the end of the step before."""
+STEP_SECONDS = 0.02
 
-    def __init__(self) -> None:
+
+@dataclass
+class Clock:
+    """Time that passes only when somebody waits, so that a busy machine changes no result."""
+
+    now: float = 0.0
+
+    def read(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in (recording, steps):
+        monkeypatch.setattr(module, "perf_counter", clock.read)
+    return clock
+
+
+class SlowRunner(FakeRunner):
+    """Takes STEP_SECONDS from the later of submission and the end of the step before."""
+
+    def __init__(self, clock: Clock) -> None:
         super().__init__(max_in_flight=2)
+        self.clock = clock
         self.done = 0.0
         self.ends: list[float] = []
         fill_pages(self)
 
     def submit(self, batch: StepInput) -> StepTicket:
-        self.done = max(self.done, time.perf_counter()) + 0.02
+        self.done = max(self.done, self.clock.now) + STEP_SECONDS
         self.ends.append(self.done)
         return super().submit(batch)
 
     def collect(self, ticket: StepTicket) -> StepOutput:
-        time.sleep(max(0.0, self.ends[ticket.number] - time.perf_counter()))
+        self.clock.now = max(self.clock.now, self.ends[ticket.number])
         return super().collect(ticket)
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.06])
-def test_busy_share(pause: float) -> None:
-    """A host that pauses 60 ms between steps of 20 ms leaves the machine idle."""
-    recorder = RecordingRunner(SlowRunner())
+@pytest.mark.parametrize("pause", [0.0, 3 * STEP_SECONDS])
+def test_busy_share(clock: Clock, pause: float) -> None:
+    """A host that pauses for three steps between steps leaves the machine idle."""
+    recorder = RecordingRunner(SlowRunner(clock))
     batch = build_step(recorder, StepShape(2, 10, 0, 0))
     assert batch is not None
     for _ in range(5):
         recorder.step(batch)
-        time.sleep(pause)
-    assert (recorder.busy_share() > 0.5) == (pause == 0)
-    assert recorder.busy_share() <= 1
+        clock.now += pause
+    assert recorder.busy_share() == pytest.approx(1.0 if pause == 0 else 5 / 17)
 
 
 @pytest.mark.parametrize(
@@ -143,22 +165,21 @@ def test_sweep() -> None:
     assert [kind for kind, _ in sweep([1], [64], [32], max_sequences=1)] == ["decode", "prompt"]
 
 
-def test_step_times() -> None:
-    runner = SlowRunner()
+def test_step_times(clock: Clock) -> None:
+    runner = SlowRunner(clock)
     measured = measure_step(runner, "decode", StepShape(4, 10, 0, 0), repeats=3)
     assert measured is not None
-    assert 0.019 < measured.seconds < 1
-    assert measured.alone_seconds is not None
-    assert 0.019 < measured.alone_seconds < 1
-    assert measured.tokens_per_s == pytest.approx(4 / measured.seconds)
+    assert measured.seconds == pytest.approx(STEP_SECONDS)
+    assert measured.alone_seconds == pytest.approx(STEP_SECONDS)
+    assert measured.tokens_per_s == pytest.approx(4 / STEP_SECONDS)
     assert measured.row(1e9)["MFU"] > 0
 
 
-def test_step_times_in_a_row_only() -> None:
-    runner = SlowRunner()
+def test_step_times_in_a_row_only(clock: Clock) -> None:
+    runner = SlowRunner(clock)
     measured = measure_step(runner, "recorded", StepShape(4, 10, 0, 0), repeats=1, alone=False)
     assert measured is not None
-    assert 0.019 < measured.seconds < 1
+    assert measured.seconds == pytest.approx(STEP_SECONDS)
     assert measured.row(None)["alone ms"] is None
 
 
