@@ -64,6 +64,7 @@ double median_ms(cuda::CudaMachine& machine) {
     machine.launch(/*fetch=*/false, &begin);
     end.record(machine.stream());
     machine.wait();
+    end.wait();
     float ms = 0;
     cuda::check_cuda(cudaEventElapsedTime(&ms, begin.get(), end.get()));
     if (i >= 1) {

@@ -27,7 +27,6 @@ using testing::Random;
 using Clock = std::chrono::steady_clock;
 using Bytes = std::vector<std::byte>;
 
-constexpr int kSteps = 3;
 constexpr uint32_t kMostDelayNs = 20'000;
 // As for one GPU (test_step.cpp): host and GPU round products differently.
 constexpr double kTolerance = 1e-2;
@@ -48,10 +47,11 @@ struct Load {
   const char* name;
   uint32_t sequences;
   int32_t longest_prompt;
+  int steps;
   bool splits;
 };
-constexpr Load kLoads[] = {{"many", 132, 30, false},  // two compact blocks
-                           {"long", 5, 600, true}};   // parts of attention, merged
+constexpr Load kLoads[] = {{"many", 132, 30, 3, false},  // two compact blocks
+                           {"long", 5, 600, 10, true}};  // at last, parts of attention, merged
 
 ModelShape shape_of(uint32_t head_dim, uint32_t world, Random& random) {
   return {.num_layers = 2,
@@ -183,7 +183,7 @@ int test_steps(const ModelShape& shape, const Load& load, uint64_t seed, int rep
   int failures = 0;
   uint64_t num_merges = 0;
   Bytes tokens(kLimits.max_sequences * sizeof(SampledToken));
-  for (int i = 0; i < kSteps; ++i) {
+  for (int i = 0; i < load.steps; ++i) {
     const testing::StepArrays arrays = traffic.next();
     const LoweredStep step = lower(arrays.request(), shape, kLimits, {gpu->num_sms()});
     gpu->set_delays({0, 0});

@@ -174,7 +174,8 @@ std::vector<RankParams> CudaMachine::params_of(const DeviceRanks& device) const 
     own.step.program = slot.step(i).program;
     own.view.abort = rank.abort_board();
     own.view.report = &slot.report(i);
-    own.view.last_claims = slot.last_claims(i);
+    // With peers only: a decode step of one sequence was 0.7% slower with it.
+    own.view.last_claims = shape_.world > 1 ? slot.last_claims(i) : nullptr;
     own.view.trace = rank.trace_buffer(options_.trace_events);
   }
   return params;

@@ -132,7 +132,9 @@ void report_failure(const cuda::RankParams& rank, uint64_t at_ns) {
 
 void run_step(const Step& step, uint32_t blocks) {
   for (const auto& rank : step) {
-    rank.view.last_claims[0] = rank.step.program.prologue_size;
+    if (rank.view.last_claims != nullptr) {
+      rank.view.last_claims[0] = rank.step.program.prologue_size;
+    }
   }
   if (is_stopped(step)) {
     ++num_aborted;

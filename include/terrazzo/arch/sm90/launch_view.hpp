@@ -51,7 +51,7 @@ struct LaunchView {
   uint64_t watchdog_ns;
   uint32_t gpu;           // the rank
   uint32_t world;         // more than 1: counters take system scope
-  uint32_t* last_claims;  // [SMs] queue positions, host-mapped: they outlive a lost GPU
+  uint32_t* last_claims;  // [SMs] queue positions, host-mapped: they outlive a lost GPU; or null
   TraceBuffer trace;
   DelayPlan delays;
 };

@@ -156,7 +156,9 @@ class Role {
     uint32_t position = 0;
     if (lane_ == 0) {
       position = aborted_ ? ~0u : atom_add_relaxed_gpu(head, 1);
-      st_relaxed_sys(launch_.last_claims + sm_, position);
+      if (launch_.last_claims != nullptr) {
+        st_relaxed_sys(launch_.last_claims + sm_, position);
+      }
       delay(position);
     }
     return __shfl_sync(~0u, position, 0);
