@@ -109,6 +109,10 @@ struct AttendDecode {
                 load_queries_of(half + i, second_slot);
               }
             };
+            if (i == 0 && !loader.would_block_from_lane(0)) {
+              loader.wait_all_from_lane();
+              waited = true;
+            }
             if (waited) {
               load_both();
             }
@@ -201,17 +205,15 @@ struct AttendDecode {
   }
 
  private:
-  /// Waits; if that blocks, a row's next pages go to L2 meanwhile.
+  /// Waits; meanwhile a row's next pages go to L2.
   template <class M>
   static TERRAZZO_GROUP_FN void wait_beside_pages(Loader<M>& loader, uint32_t kv_head,
                                                   const RowPages& row) {
     constexpr uint32_t kMostPages = 8;
-    if (loader.would_block_from_lane(0)) {
-      for (uint32_t i = kPagesAhead; i < row.count && i < kMostPages; ++i) {
-        loader.prefetch_from_lane(
-            page_address(loader.params, loader.layer(), row.ids[i], kv_head, 0, 0),
-            loader.params.shape.page_bytes());
-      }
+    for (uint32_t i = kPagesAhead; i < row.count && i < kMostPages; ++i) {
+      loader.prefetch_from_lane(
+          page_address(loader.params, loader.layer(), row.ids[i], kv_head, 0, 0),
+          loader.params.shape.page_bytes());
     }
     loader.wait_all_from_lane();
   }
