@@ -18,6 +18,7 @@ class Planner {
     const uint64_t share = total_pages() / std::max(num_sms, 1u);
     share_pages_ = static_cast<uint32_t>(std::min<uint64_t>(share, UINT32_MAX));
     unit_pages_ = std::max(share_pages_ / kPartsOfShare, 1u);
+    pair_pages_ = share_pages_ - share_pages_ / 3;
   }
 
   AttentionPlan plan() {
@@ -80,7 +81,9 @@ class Planner {
       const bool neighbour = !group.prefill && group.split_row == kNotSplit &&
                              group.row + group.rows == row &&
                              group.row / kHalfRows == row / kHalfRows;
-      if (neighbour && group.rows < kMaxDecodeRows && group.pages + pages <= unit_pages_) {
+      // Two rows keep both consumers of an SM busy.
+      const uint32_t most = group.rows == 1 ? std::max(unit_pages_, pair_pages_) : unit_pages_;
+      if (neighbour && group.rows < kMaxDecodeRows && group.pages + pages <= most) {
         ++group.rows;
         group.pages += pages;
         group.num_splits = std::max(group.num_splits, splits);
@@ -131,6 +134,7 @@ class Planner {
   const StepLimits& limits_;
   uint32_t share_pages_;                     // an SM's even share
   uint32_t unit_pages_;                      // most of a group of rows
+  uint32_t pair_pages_;                      // most of two rows
   std::array<uint32_t, kMaxGpus> slots_{};   // in use, by owner
   std::array<uint32_t, kMaxGpus> merges_{};  // by owner
   AttentionPlan plan_;

@@ -42,10 +42,8 @@ struct GemmStream {
         small((instruction.flags & kSmallTokens) != 0) {}
 
   static constexpr uint32_t kPanelsPerSlot = kSlotBytes / kHalfPanelBytes;  // 2
-  static constexpr uint32_t kWeightSlotsPerTokens = 4;
-  // A token slot is given back when the next one and weights after that are there, and these are
-  // filled together.
-  static_assert(2 * (1 + kWeightSlotsPerTokens) <= kNumSlots);
+  static constexpr uint32_t kWeightSlotsPerTokens = 8;
+  static_assert(1 + kWeightSlotsPerTokens <= kNumSlots);
 
   // --- plain ---
   static constexpr uint32_t kNarrowPanels = kPanelsPerSlot;
@@ -157,11 +155,13 @@ TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
       }
       if (stream.panels == 1) {
         uint32_t left = count;
-        for (; left >= 8; left -= 8, weights += 8 * weight_stride) {
-          slots.template fill_strided<4, 2>(weights, weight_stride, kHalfPanelBytes);
+        for (; left >= 4; left -= 4, weights += 4 * weight_stride) {
+          slots.template fill_strided<2, 2>(weights, weight_stride, kHalfPanelBytes);
         }
-        for (; left >= 2; left -= 2, weights += 2 * weight_stride) {
+        if (left >= 2) {
           slots.template fill_strided<1, 2>(weights, weight_stride, kHalfPanelBytes);
+          weights += 2 * weight_stride;
+          left -= 2;
         }
         if (left != 0) {
           slots.template fill_strided<1, 1>(weights, weight_stride, kHalfPanelBytes);
@@ -201,43 +201,49 @@ template <class M>
 TERRAZZO_GROUP_FN void load_small_paired(Loader<M>& loader, const GemmStream& stream,
                                          const std::byte* weights, uint64_t weight_stride,
                                          const std::byte* tokens) {
-  constexpr uint32_t kPairs = 2;  // filled at a time
+  constexpr uint32_t kAhead = 4;  // pairs whose weights are on their way before the wait
+  static_assert(2 * kAhead <= kNumSlots);
   const uint32_t row_bytes = stream.rows * kRowBytes;
   const uint32_t token_bytes = stream.token_bytes();
   loader.by_one_lane(stream.slots(0).total(), [&](auto& slots) TERRAZZO_LAMBDA {
-    bool waited = false;
-    const auto wait_once = [&](uint32_t k_done) TERRAZZO_LAMBDA {
-      if (!waited) {
-        wait_beside_weights(loader, stream, k_done, weights, weight_stride);
-        waited = true;
+    const auto count_at = [&](uint32_t k) TERRAZZO_LAMBDA {
+      return k + 2 <= stream.k_panels ? 2u : 1u;
+    };
+    const auto fill_pair = [&](auto& pair, uint32_t count) TERRAZZO_LAMBDA {
+      slots.fill(pair, {count * row_bytes, count * kHalfPanelBytes});
+      for (uint32_t i = 0; i < count; ++i, weights += weight_stride) {
+        slots.copy(pair[1], i * kHalfPanelBytes, weights, kHalfPanelBytes);
       }
     };
-    uint32_t left = stream.k_panels;
-    for (; left >= 2 * kPairs; left -= 2 * kPairs) {
-      typename M::Slot pair[2 * kPairs];
-      slots.fill(pair, {2 * row_bytes, kSlotBytes, 2 * row_bytes, kSlotBytes});
-      TERRAZZO_UNROLL
-      for (uint32_t k = 0; k < 2 * kPairs; ++k, weights += weight_stride) {
-        slots.copy(pair[k / 2 * 2 + 1], k % 2 * kHalfPanelBytes, weights, kHalfPanelBytes);
+    const auto copy_tokens = [&](const auto& slot, uint32_t count) TERRAZZO_LAMBDA {
+      for (uint32_t i = 0; i < count; ++i, tokens += kPanelBytes) {
+        slots.copy(slot, i * token_bytes, tokens, row_bytes);
       }
-      wait_once(2 * kPairs);
-      TERRAZZO_UNROLL
-      for (uint32_t k = 0; k < 2 * kPairs; ++k, tokens += kPanelBytes) {
-        slots.copy(pair[k / 2 * 2], k % 2 * token_bytes, tokens, row_bytes);
+    };
+    typename M::Slot pairs[kAhead][2]{};
+    uint32_t k = 0;
+    TERRAZZO_UNROLL
+    for (auto& pair : pairs) {
+      if (k < stream.k_panels) {
+        fill_pair(pair, count_at(k));
+        k += count_at(k);
       }
     }
-    while (left != 0) {
-      const uint32_t count = left < 2 ? left : 2;
+    wait_beside_weights(loader, stream, k, weights, weight_stride);
+    uint32_t k_of_tokens = 0;
+    TERRAZZO_UNROLL
+    for (auto& pair : pairs) {
+      if (k_of_tokens < k) {
+        copy_tokens(pair[0], count_at(k_of_tokens));
+        k_of_tokens += count_at(k_of_tokens);
+      }
+    }
+    while (k < stream.k_panels) {
       typename M::Slot pair[2];
-      slots.fill(pair, {count * row_bytes, count * kHalfPanelBytes});
-      for (uint32_t k = 0; k < count; ++k, weights += weight_stride) {
-        slots.copy(pair[1], k * kHalfPanelBytes, weights, kHalfPanelBytes);
-      }
-      wait_once(count);
-      for (uint32_t k = 0; k < count; ++k, tokens += kPanelBytes) {
-        slots.copy(pair[0], k * token_bytes, tokens, row_bytes);
-      }
-      left -= count;
+      const uint32_t count = count_at(k);
+      fill_pair(pair, count);
+      copy_tokens(pair[0], count);
+      k += count;
     }
   });
 }
@@ -307,72 +313,54 @@ TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consume
   const uint32_t token_stride = stream.token_bytes();
   clear(acc, span.count);
   typename M::Slot tokens{};
-  typename M::Slot last_tokens{};
-  typename M::Slot weights[kSlots]{};
-  typename M::Slot last[kSlots]{};
   uint32_t left_of_tokens = 0;  // k tiles
   uint32_t token_offset = 0;
   uint32_t k = 0;
-  for (; k + kTurn <= stream.k_panels; k += kTurn) {
-    const bool new_tokens = left_of_tokens == 0;
-    if (new_tokens) {
-      last_tokens = tokens;
-      tokens = consumer.use();
-      token_offset = span.begin * kRowBytes;
-      left_of_tokens = k_per_token_slot;
-    }
-    TERRAZZO_UNROLL
-    for (uint32_t i = 0; i < kSlots; ++i) {
-      last[i] = weights[i];
-    }
-    consumer.use_run(weights);
-    mma_small_async<kPanels, kTokens, kTurn>(acc, tokens, token_offset, token_stride, weights[0],
-                                             weights[1], span.count, stream.panels);
-    if (k != 0) {
-      mma_wait<1>(acc);
-      consumer.release_run(last);
-      if (new_tokens) {
-        consumer.release(last_tokens);
-      }
-    }
-    left_of_tokens -= kTurn;
-    token_offset += kTurn * token_stride;
-  }
-  mma_wait<0>(acc);
-  if (k != 0) {
-    consumer.release_run(weights);
-  }
-  // What is left is less than a turn: one slot after the other.
-  const auto multiply_slot = [&](auto count) TERRAZZO_LAMBDA {
+  // Slots are given back at once: what is on its way to the ring counts more than the tensor cores.
+  const auto multiply = [&](const auto& weights, auto count) TERRAZZO_LAMBDA {
     constexpr uint32_t kCount = decltype(count)::value;
-    if (left_of_tokens == 0) {
-      if (k != 0) {
-        consumer.release(tokens);
-      }
-      tokens = consumer.use();
-      token_offset = span.begin * kRowBytes;
-      left_of_tokens = k_per_token_slot;
-    }
-    const auto slot = consumer.use();
-    mma_small_async<kPanels, kTokens, kCount>(acc, tokens, token_offset, token_stride, slot, slot,
-                                              span.count, stream.panels);
+    constexpr uint32_t kLast = sizeof(weights) / sizeof(weights[0]) - 1;
+    mma_small_async<kPanels, kTokens, kCount>(acc, tokens, token_offset, token_stride, weights[0],
+                                              weights[kLast], span.count, stream.panels);
     mma_wait<0>(acc);
-    consumer.release(slot);
+    consumer.release_run(weights);
     k += kCount;
     left_of_tokens -= kCount;
     token_offset += kCount * token_stride;
+    if (left_of_tokens == 0 || k == stream.k_panels) {
+      consumer.release(tokens);
+    }
   };
+  const auto use_tokens = [&]() TERRAZZO_LAMBDA {
+    if (left_of_tokens == 0) {
+      tokens = consumer.use();
+      token_offset = span.begin * kRowBytes;
+      left_of_tokens = k_per_token_slot;
+    }
+  };
+  while (k + kTurn <= stream.k_panels) {
+    use_tokens();
+    typename M::Slot weights[kSlots];
+    consumer.use_run(weights);
+    multiply(weights, std::integral_constant<uint32_t, kTurn>{});
+  }
+  // What is left is less than a turn: one slot after the other.
   if constexpr (kTurn == 4) {
     if (k + 2 <= stream.k_panels) {
-      multiply_slot(std::integral_constant<uint32_t, 2>{});
+      use_tokens();
+      typename M::Slot weights[1];
+      consumer.use_run(weights);
+      multiply(weights, std::integral_constant<uint32_t, 2>{});
     }
   }
   if constexpr (kTurn != 1) {
     if (k < stream.k_panels) {
-      multiply_slot(std::integral_constant<uint32_t, 1>{});
+      use_tokens();
+      typename M::Slot weights[1];
+      consumer.use_run(weights);
+      multiply(weights, std::integral_constant<uint32_t, 1>{});
     }
   }
-  consumer.release(tokens);
 }
 
 /// For one panel and many tokens, where a token slot and a weight slot make a turn.
@@ -383,30 +371,22 @@ TERRAZZO_GROUP_FN void multiply_small_paired(typename M::SmallAccumulator& acc,
   const uint32_t token_offset = span.begin * kRowBytes;
   const uint32_t token_stride = stream.token_bytes();
   clear(acc, span.count);
-  typename M::Slot slots[2]{};  // tokens, weights
-  typename M::Slot last[2]{};
   uint32_t k = 0;
-  for (; k + 2 <= stream.k_panels; k += 2) {
-    last[0] = slots[0];
-    last[1] = slots[1];
+  const auto multiply = [&](auto count) TERRAZZO_LAMBDA {
+    constexpr uint32_t kCount = decltype(count)::value;
+    typename M::Slot slots[2];  // tokens, weights
     consumer.use_run(slots);
-    mma_small_async<1, kTokens, 2>(acc, slots[0], token_offset, token_stride, slots[1], slots[1],
-                                   span.count, 1);
-    if (k != 0) {
-      mma_wait<1>(acc);
-      consumer.release_run(last);
-    }
-  }
-  mma_wait<0>(acc);
-  if (k != 0) {
-    consumer.release_run(slots);
-  }
-  if (k < stream.k_panels) {
-    consumer.use_run(slots);
-    mma_small_async<1, kTokens, 1>(acc, slots[0], token_offset, token_stride, slots[1], slots[1],
-                                   span.count, 1);
+    mma_small_async<1, kTokens, kCount>(acc, slots[0], token_offset, token_stride, slots[1],
+                                        slots[1], span.count, 1);
     mma_wait<0>(acc);
     consumer.release_run(slots);
+    k += kCount;
+  };
+  while (k + 2 <= stream.k_panels) {
+    multiply(std::integral_constant<uint32_t, 2>{});
+  }
+  if (k < stream.k_panels) {
+    multiply(std::integral_constant<uint32_t, 1>{});
   }
 }
 

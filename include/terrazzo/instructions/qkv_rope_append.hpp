@@ -80,8 +80,7 @@ struct QkvRopeAppend {
     const uint32_t layer = storer.layer();
     for (uint32_t p = 0; p < args.panels; ++p) {
       const PanelPlace place = place_of(params.shape, args.first_panel + p);
-      const auto stage = storer.take();
-      storer.scatter_rows(stage, 0, span.count, [&](uint32_t row) TERRAZZO_LAMBDA {
+      const auto stage = storer.scatter_next(span.count, [&](uint32_t row) TERRAZZO_LAMBDA {
         std::byte* const tile =
             target_tile(params, place, rows[row], layer, args.row_block, first_row + row);
         return tile + target_row(place, rows[row], span.begin + row) * kRowBytes;

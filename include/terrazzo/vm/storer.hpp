@@ -27,6 +27,10 @@ class Storer {
 
   /// The next stage, once its consumer has published it.
   TERRAZZO_GROUP_FN Stage take() {
+    if (pending_) {
+      role_.wait_stores_read();
+      give_back();
+    }
     auto& full = role_.shared().stage_full[index_][stage_cursor_.index];
     role_.wait(full, stage_cursor_.phase, WaitKind::kStageFull, stage_cursor_.index);
     return M::stage(role_, index_, stage_cursor_.index);
@@ -63,6 +67,24 @@ class Storer {
         });
   }
 
+  /// The same for the first `count` rows of the next stage, which it takes; the targets are looked up
+  /// before the stage is waited for.
+  template <class TargetOf>
+  TERRAZZO_GROUP_FN Stage scatter_next(uint32_t count, TargetOf target_of) {
+    Stage stage{};
+    M::for_each_run(
+        role_, count, kRowBytes, target_of,
+        [&](uint32_t i, uint32_t length, std::byte* target) TERRAZZO_LAMBDA {
+          store_from_lane(target, stage, i * kRowBytes, length * kRowBytes);
+        },
+        [&](uint32_t first) TERRAZZO_LAMBDA {
+          if (first == 0) {
+            stage = take();
+          }
+        });
+    return stage;
+  }
+
   /// `count` values of the stage's vector from `first`.
   TERRAZZO_GROUP_FN void store_vector(float* target, Stage stage, uint32_t first, uint32_t count) {
     if (M::is_elected(role_)) {
@@ -71,11 +93,11 @@ class Storer {
     }
   }
 
-  /// Gives the stage back once its bytes were read; its consumer waits.
+  /// The stage is to be given back once its bytes were read, in the next `take` or behind the
+  /// signals; its consumer waits.
   TERRAZZO_GROUP_FN void release(Stage stage) {
-    role_.wait_stores_read();
-    role_.arrive(role_.shared().stage_empty[index_][stage.index], WaitKind::kStageEmpty,
-                 stage.index);
+    pending_ = true;
+    pending_stage_ = stage.index;
     stage_cursor_.advance();
   }
 
@@ -89,6 +111,22 @@ class Storer {
   /// Waits until all stores are complete, then adds this storer's share to the counters.
   TERRAZZO_GROUP_FN void finish() {
     role_.wait_stores_written();
+    signal();
+    if (pending_) {
+      give_back();
+    }
+  }
+
+  /// End of the step (one storer of one SM a GPU): tells every GPU.
+  TERRAZZO_GROUP_FN void signal_end() {
+    role_.wait_stores_written();
+    for (uint32_t gpu = 0; gpu < params.shape.world; ++gpu) {
+      role_.release_add(params.counters(gpu) + BankLayout::kEnd, 1);
+    }
+  }
+
+ private:
+  TERRAZZO_GROUP_FN void signal() {
     for (uint32_t s = 0; s < kNumSignals; ++s) {
       const Signal& signal = instruction_->signals[s];
       if (signal.count == 0) {
@@ -106,20 +144,19 @@ class Storer {
     }
   }
 
-  /// End of the step (one storer of one SM a GPU): tells every GPU.
-  TERRAZZO_GROUP_FN void signal_end() {
-    role_.wait_stores_written();
-    for (uint32_t gpu = 0; gpu < params.shape.world; ++gpu) {
-      role_.release_add(params.counters(gpu) + BankLayout::kEnd, 1);
-    }
+  TERRAZZO_GROUP_FN void give_back() {
+    role_.arrive(role_.shared().stage_empty[index_][pending_stage_], WaitKind::kStageEmpty,
+                 pending_stage_);
+    pending_ = false;
   }
 
- private:
   Role& role_;
   uint32_t index_;
   const Instruction* instruction_ = nullptr;
   int32_t layer_ = 0;
   StageCursor stage_cursor_;
+  bool pending_ = false;  // a stage that was released and not yet given back
+  uint32_t pending_stage_ = 0;
 };
 
 }  // namespace terrazzo

@@ -99,6 +99,13 @@ struct Machine {
       f(i, 1, target_of(i));
     }
   }
+  /// The same, with `targets_known(i)` before: the targets from the i-th on can be looked up.
+  template <class TargetOf, class F, class TargetsKnown>
+  static void for_each_run(const Role& role, uint32_t count, uint32_t bytes, TargetOf target_of,
+                           F f, TargetsKnown targets_known) {
+    targets_known(0);
+    for_each_run(role, count, bytes, target_of, f);
+  }
 
   template <class Barriers>
   static void arrive_at_run(Role& role, Barriers& barriers, uint32_t first, uint32_t count,

@@ -98,14 +98,17 @@ struct Machine {
   }
 
   /// Calls f(first, length, target) for each longest run, within 32 pieces of `bytes` bytes, whose
-  /// targets follow each other; by the lane of its first piece.
-  template <class TargetOf, class F>
+  /// targets follow each other; by the lane of its first piece. Before that, by all lanes,
+  /// `targets_known(i)`: the targets from the i-th on have been looked up.
+  template <class TargetOf, class F, class TargetsKnown>
   static __device__ __forceinline__ void for_each_run(const Role& role, uint32_t count,
-                                                      uint32_t bytes, TargetOf target_of, F f) {
+                                                      uint32_t bytes, TargetOf target_of, F f,
+                                                      TargetsKnown targets_known) {
     for (uint32_t base = 0; base < count; base += kWarpThreads) {
       const uint32_t i = base + role.lane();
       const bool exists = i < count;
       std::byte* const target = exists ? target_of(i) : nullptr;
+      targets_known(base);
       const auto address = reinterpret_cast<uint64_t>(target);
       const uint64_t before = __shfl_up_sync(~0u, address, 1);
       const bool first = exists && (role.lane() == 0 || address != before + bytes);
@@ -117,6 +120,12 @@ struct Machine {
         f(i, length, target);
       }
     }
+  }
+
+  template <class TargetOf, class F>
+  static __device__ __forceinline__ void for_each_run(const Role& role, uint32_t count,
+                                                      uint32_t bytes, TargetOf target_of, F f) {
+    for_each_run(role, count, bytes, target_of, f, [](uint32_t) TERRAZZO_LAMBDA {});
   }
 
   /// `arrive` at `count` barriers of the ring from `first` on, side by side.
