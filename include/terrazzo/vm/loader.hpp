@@ -22,8 +22,8 @@ struct SlotPiece {
   uint32_t bytes;
 };
 
-/// Slots of a stream, filled by one lane; see `Loader::by_one_lane`.
-template <class M, bool kPins>
+/// Slots of a stream without pins, filled by one lane; see `Loader::by_one_lane`.
+template <class M>
 class SlotStream {
  public:
   using Role = typename M::Role;
@@ -90,11 +90,7 @@ class SlotStream {
  private:
   template <uint32_t kCount>
   TERRAZZO_GROUP_FN void take_empty(SlotUse (&uses)[kCount]) {
-    if constexpr (kPins) {
-      cursor_.next_each(uses);
-    } else {
-      cursor_.next_run(uses);
-    }
+    cursor_.next_run(uses);
     wait_for_run(role_, role_.shared().slot_empty, uses, 1, WaitKind::kSlotEmpty);
     left_ -= kCount;
     if (!claimed_ && left_ <= kClaimAheadSlots) {
@@ -224,21 +220,16 @@ class Loader {
                      slot.index, slot_offset);
   }
 
-  /// The next `slots` slots of the stream, in as few instructions a slot as there can be:
-  /// `body(stream)` fills exactly so many of a SlotStream, in one lane. `kPins`: the instruction
-  /// has pins.
-  template <bool kPins = false, class Body>
+  /// The next `slots` slots of a stream without pins, in as few instructions a slot as there can
+  /// be: `body(stream)` fills exactly so many of a SlotStream, in one lane.
+  template <class Body>
   TERRAZZO_GROUP_FN void by_one_lane(uint32_t slots, Body body) {
     if (M::is_elected(role_)) {
-      SlotStream<M, kPins> stream(role_, cursor_, left_, claimed_);
+      SlotStream<M> stream(role_, cursor_, left_, claimed_);
       body(stream);
     }
     M::converge(role_);
-    if constexpr (kPins) {
-      cursor_.skip_all(slots);
-    } else {
-      cursor_.advance(slots);
-    }
+    cursor_.advance(slots);
     left_ -= slots;
     claimed_ = claimed_ || left_ <= kClaimAheadSlots;
   }

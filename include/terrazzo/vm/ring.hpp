@@ -71,17 +71,8 @@ class RingCursor {
     }
   }
 
-  /// The same for any `count`.
-  constexpr TERRAZZO_GROUP_FN void skip_all(uint32_t count) {
-    const uint32_t most = kNumSlots - num_pins_;
-    for (; count > most; count -= most) {
-      skip(most);
-    }
-    skip(count);
-  }
-
-  /// The same in one go, for an instruction without pins: with pins, whole rounds may leave the
-  /// cursor before them or behind them.
+  /// The same for any `count`, for an instruction without pins: with pins, whole rounds may leave
+  /// the cursor before them or behind them.
   constexpr TERRAZZO_GROUP_FN void advance(uint32_t count) {
     if (count / kNumSlots % 2 != 0) {
       phases_ ^= (1u << kNumSlots) - 1;
@@ -100,14 +91,6 @@ class RingCursor {
     const uint32_t slots = ((1u << kCount) - 1) << slot_;
     phases_ ^= (slots | slots >> kNumSlots) & ((1u << kNumSlots) - 1);
     slot_ = slot_ + kCount < kNumSlots ? slot_ + kCount : slot_ + kCount - kNumSlots;
-  }
-
-  /// The same for any instruction.
-  template <uint32_t kCount>
-  constexpr TERRAZZO_GROUP_FN void next_each(SlotUse (&uses)[kCount]) {
-    for (SlotUse& use : uses) {
-      use = next();
-    }
   }
 
   constexpr TERRAZZO_GROUP_FN uint32_t num_pins() const { return num_pins_; }
