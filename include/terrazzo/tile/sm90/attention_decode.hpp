@@ -152,9 +152,8 @@ __device__ __forceinline__ void softmax(DecodeAttention<kPanels, kGroups>& tile,
     for (uint32_t w = 0; w < kWarpsPerConsumer; ++w) {
       highest[h] = fmaxf(highest[h], queries.maxima[w][head]);
     }
-    const SoftmaxUpdate update = update_maximum(tile.max[h], highest[h], scale_log2);
-    tile.alpha[h] = update.alpha;
-    reference[h] = update.reference;
+    tile.alpha[h] = update_maximum(tile.max[h], highest[h], scale_log2);
+    reference[h] = exponent_reference(tile.max[h]);
   }
   const uint32_t target =
       queries.probabilities(tile.parity ^ 1u) + chunk_offset(lane % 8, warp * 2 + lane / 8 % 2);
