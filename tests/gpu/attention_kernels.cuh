@@ -156,15 +156,22 @@ __global__ void __launch_bounds__(kThreads) prefill(const __grid_constant__ Unit
   sm90::PrefillTotal<kPanels> total;
   for (uint32_t begin = 0; begin < pages; begin += split) {
     clear(part, span.count, shape.head_dim);
-    Pages last{};
+    Pages next{};
+    uint32_t at = begin;
+    const auto take = [&] {
+      next = take_page_of(shared, unit, at, page_tokens(tokens, at));
+      ++at;
+      return next.keys;
+    };
     attend_pages_ahead(
         part, queries, begin, min(begin + split, pages), (first_position + 1) / kPageTokens,
-        span.count, shape,
-        [&](uint32_t page) {
-          last = take_page_of(shared, unit, page, page_tokens(tokens, page));
-          return last.keys;
+        span.count, shape, take,
+        [&](sm90::Slot& keys, bool more) {
+          const Pages page = next;
+          keys = more ? take() : keys;
+          return page;
         },
-        [](const sm90::Slot&) {}, [&](const sm90::Slot&) { return last; }, [](const Pages&) {},
+        [](const sm90::Slot&) {}, [](const Pages&) {},
         [&](uint32_t page, uint32_t row) { return page_tokens(first_position + row + 1, page); });
     if (begin != 0) {
       fold_back(part, total, span.count, shape.head_dim);

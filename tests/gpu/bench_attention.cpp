@@ -2,8 +2,8 @@
 //
 // bench_attention [CASE...]   a case is p<sequences>x<tokens> (prompts), d<sequences>x<context>
 //                             (decode), heads=<query heads>:<KV heads> for those that follow,
-//                             repeats=<launches>, or trace=<file>: then one launch of each case, its
-//                             events as CSV. Without cases: the prompts of the report.
+//                             repeats=<launches>, or trace=<file>: then one launch of each case,
+//                             its events as CSV. Without cases: the prompts of the report.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -72,8 +72,7 @@ std::vector<float> times_ms(cuda::CudaMachine& machine, uint32_t repeats) {
   std::vector<float> times;
   for (size_t i = 1; i < launches.size(); ++i) {
     float ms = 0;
-    cuda::check_cuda(
-        cudaEventElapsedTime(&ms, launches[i].first.get(), launches[i].second.get()));
+    cuda::check_cuda(cudaEventElapsedTime(&ms, launches[i].first.get(), launches[i].second.get()));
     times.push_back(ms);
   }
   std::sort(times.begin(), times.end());

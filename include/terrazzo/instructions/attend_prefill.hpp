@@ -54,9 +54,9 @@ struct AttendPrefill {
                            args.row_begin * kRowBytes,
                        args.rows * kRowBytes);
           }
-          const std::byte* const pool =
-              page_address(params, loader.layer(), 0, args.kv_head, 0, 0);
-          const uint64_t stride = uint64_t{params.shape.local_kv_heads()} * params.shape.page_bytes();
+          const std::byte* const pool = page_address(params, loader.layer(), 0, args.kv_head, 0, 0);
+          const uint64_t stride =
+              uint64_t{params.shape.local_kv_heads()} * params.shape.page_bytes();
           uint32_t id = ids[0];
           for (uint32_t page = 0; page < whole; ++page) {
             const std::byte* const source = pool + id * stride;
@@ -94,6 +94,28 @@ struct AttendPrefill {
   }
 
  private:
+  /// The page of these keys, which become the next page's if there are more. At head dimension 64
+  /// keys and values share a slot, at 128 values and the next keys follow each other.
+  template <class M, uint32_t kPanels>
+  static TERRAZZO_GROUP_FN PageSlots<M> turn_page(Consumer<M>& consumer, typename M::Slot& keys,
+                                                  bool more) {
+    PageSlots<M> page{keys, keys, kHalfPanelBytes};
+    if constexpr (kPanels == 2) {
+      page.value_offset = 0;
+      if (more) {
+        typename M::Slot slots[2];
+        consumer.use_run(slots);
+        page.values = slots[0];
+        keys = slots[1];
+      } else {
+        page.values = consumer.use();
+      }
+    } else if (more) {
+      keys = consumer.use();
+    }
+    return page;
+  }
+
   template <class M, uint32_t kPanels>
   static TERRAZZO_GROUP_FN void consume_panels(Consumer<M>& consumer) {
     using Slot = typename M::Slot;
@@ -124,15 +146,13 @@ struct AttendPrefill {
       clear(part, span.count, shape.head_dim);
       attend_pages_ahead(
           part, queries, begin, end, whole_end, span.count, shape,
-          [&](uint32_t) TERRAZZO_LAMBDA { return consumer.use(); },
+          [&]() TERRAZZO_LAMBDA { return consumer.use(); },
+          [&](Slot& keys, bool more)
+              TERRAZZO_LAMBDA { return turn_page<M, kPanels>(consumer, keys, more); },
           [&](const Slot& keys) TERRAZZO_LAMBDA {
             if constexpr (kKeysGoFirst) {
               consumer.release(keys);
             }
-          },
-          [&](const Slot& keys) TERRAZZO_LAMBDA {
-            return kPanels == 1 ? PageSlots<M>{keys, keys, kHalfPanelBytes}
-                                : PageSlots<M>{keys, consumer.use(), 0};
           },
           [&](const PageSlots<M>& page) TERRAZZO_LAMBDA {
             if constexpr (kPanels == 2 && !kKeysGoFirst) {

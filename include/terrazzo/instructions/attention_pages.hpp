@@ -152,18 +152,18 @@ TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t
 }
 
 /// The same, the scores of a page multiplied while the output of the page before is; the last page
-/// is outside the loop, since a conditional wait would serialise them. Keys and values come one by
-/// one. All rows see pages before `whole_end` as a whole. The waits for a page's values and the
-/// next one's keys come between the softmax and the wait for the products beside it: their branches
-/// keep the compiler from moving the softmax behind that. Two pages and the keys of a third are
-/// held at most; `give_keys` says that the scores of these keys are complete, `give_back` that the
-/// page is.
-template <class Part, class Queries, class TakeKeys, class GiveKeys, class TakeValues,
-          class GiveBack, class LimitOf>
+/// is outside the loop, since a conditional wait would serialise them. Keys go before their page.
+/// All rows see pages before `whole_end` as a whole. `turn_page(keys, more)` waits for the values of
+/// these keys and, if there are `more` pages, for the next one's keys: between the softmax and the
+/// wait for the products beside it, since its branches keep the compiler from moving the softmax
+/// behind that. Two pages and the keys of a third are held at most; `give_keys` says that the scores
+/// of these keys are complete, `give_back` that the page is.
+template <class Part, class Queries, class TakeKeys, class TurnPage, class GiveKeys, class GiveBack,
+          class LimitOf>
 TERRAZZO_GROUP_FN void attend_pages_ahead(Part& part, const Queries& queries, uint32_t begin,
                                           uint32_t end, uint32_t whole_end, uint32_t rows,
                                           const ModelShape& shape, TakeKeys take_keys,
-                                          GiveKeys give_keys, TakeValues take_values,
+                                          TurnPage turn_page, GiveKeys give_keys,
                                           GiveBack give_back, LimitOf limit_of) {
   const uint32_t panels = shape.head_panels();
   const float scale_log2 = attention_scale_log2(shape);
@@ -172,13 +172,12 @@ TERRAZZO_GROUP_FN void attend_pages_ahead(Part& part, const Queries& queries, ui
         part, queries, rows, index < whole_end,
         [&](uint32_t row) TERRAZZO_LAMBDA { return limit_of(index, row); }, scale_log2);
   };
-  auto keys = take_keys(begin);
+  auto keys = take_keys();
   scores_async(part, queries, {keys, 0}, rows, panels);
   scores_wait<0>(part);
   give_keys(keys);
   weigh(begin);
-  auto page = take_values(keys);
-  keys = begin + 1 < end ? take_keys(begin + 1) : keys;
+  auto page = turn_page(keys, begin + 1 < end);
   rescale(part);
   for (uint32_t index = begin + 1; index < end; ++index) {
     scores_async(part, queries, {keys, 0}, rows, panels);
@@ -186,8 +185,7 @@ TERRAZZO_GROUP_FN void attend_pages_ahead(Part& part, const Queries& queries, ui
     scores_wait<1>(part);
     give_keys(keys);
     weigh(index);
-    const auto next = take_values(keys);
-    keys = index + 1 < end ? take_keys(index + 1) : keys;
+    const auto next = turn_page(keys, index + 1 < end);
     output_wait(part);
     give_back(page);
     rescale(part);

@@ -55,6 +55,14 @@ __device__ __forceinline__ uint32_t opaque_zero() {
   return zero;
 }
 
+/// A value that is the same in all lanes, in a register of the warp: what is computed from it for
+/// all lanes at once needs no moves there. PTX: redux.sync
+__device__ __forceinline__ uint32_t warp_uniform(uint32_t value) {
+  uint32_t uniform;
+  asm("redux.sync.or.b32 %0, %1, 0xffffffff;" : "=r"(uniform) : "r"(value));
+  return uniform;
+}
+
 /// Two fp32 rounded to nearest even, `low` in the lower half. PTX: cvt.rn.bf16x2
 __device__ __forceinline__ uint32_t pack_bf16x2(float low, float high) {
   uint32_t packed;

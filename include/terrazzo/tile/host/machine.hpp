@@ -12,7 +12,7 @@
 namespace terrazzo::host {
 
 struct TileMachine : Machine {
-  static constexpr uint32_t kHeadPanels = 0;  // any
+  static constexpr uint32_t kHeadPanels = 0;        // any
   static constexpr bool kScoresNeedNoKeys = false;  // they are computed with the output
 
   using Accumulator = host::Accumulator;

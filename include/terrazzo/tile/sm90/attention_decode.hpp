@@ -163,9 +163,8 @@ __device__ __forceinline__ void softmax(DecodeAttention<kPanels, kGroups>& tile,
   }
 #pragma unroll
   for (uint32_t h = 0; h < 2 * kGroups; ++h) {
-    const SoftmaxUpdate update = update_maximum(tile.max[h], highest[h], scale_log2);
-    tile.alpha[h] = update.alpha;
-    reference[h] = update.reference;
+    tile.alpha[h] = update_maximum(tile.max[h], highest[h], scale_log2);
+    reference[h] = exponent_reference(tile.max[h]);
   }
   const uint32_t target = queries.probabilities + chunk_offset(lane % 8, warp * 2 + lane / 8 % 2);
 #pragma unroll

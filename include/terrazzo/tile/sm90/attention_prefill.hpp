@@ -31,6 +31,7 @@ struct PrefillAttention {
   uint32_t probabilities[kPageTokens / 16][4];  // of the page that is being added, as fragments
   float next[kPageTokens / 2];                  // of the page of the last `softmax`
   float alpha[2];
+  bool scales;  // whether one of the warp's is not 1
 };
 
 /// Rows [first_row, first_row + rows) of a swizzled tile at byte `offset` of a slot; `panel` is a
@@ -76,6 +77,7 @@ __device__ __forceinline__ void clear(PrefillAttention<kPanels>& tile, uint32_t,
   }
   tile.max[0] = tile.max[1] = kMinusInfinity;
   tile.alpha[0] = tile.alpha[1] = 0.0f;
+  tile.scales = false;
   tile.first = 0;
 }
 
@@ -83,7 +85,7 @@ template <uint32_t kPanels>
 __device__ __forceinline__ void scores_async(PrefillAttention<kPanels>& tile,
                                              const PrefillQueries<kPanels>& queries, PageRef keys,
                                              uint32_t, uint32_t) {
-  const uint64_t columns = k_major_descriptor(keys.address());
+  const uint64_t columns = k_major_descriptor(warp_uniform(keys.address()));
   wgmma_fence();
 #pragma unroll
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
@@ -125,26 +127,32 @@ __device__ __forceinline__ void softmax(PrefillAttention<kPanels>& tile,
       }
     }
   }
+  float highest[2];  // of this thread's columns; a row is spread over four lanes
+  bool grows = false;
 #pragma unroll
   for (uint32_t half = 0; half < 2; ++half) {
-    float highest = tile.scores[half * 2];
+    highest[half] = tile.scores[half * 2];
 #pragma unroll
     for (uint32_t i = 1; i < kPageTokens / 2; ++i) {
       if (i % 4 / 2 == half) {
-        highest = fmaxf(highest, tile.scores[i]);
+        highest[half] = fmaxf(highest[half], tile.scores[i]);
       }
     }
-    // A row's columns are spread over four lanes.
-    highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
-    highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
-    const SoftmaxUpdate update = update_maximum(tile.max[half], highest, scale_log2);
-    tile.alpha[half] = update.alpha;
+    grows |= exceeds(tile.max[half], highest[half], scale_log2);
+    tile.alpha[half] = 1.0f;
+  }
+  tile.scales = __any_sync(~0u, grows);
+  if (tile.scales) {
 #pragma unroll
-    for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
-      if (i % 4 / 2 == half) {
-        tile.next[i] = probability(tile.scores[i], scale_log2, update.reference);
-      }
+    for (uint32_t half = 0; half < 2; ++half) {
+      highest[half] = fmaxf(highest[half], __shfl_xor_sync(~0u, highest[half], 1));
+      highest[half] = fmaxf(highest[half], __shfl_xor_sync(~0u, highest[half], 2));
+      tile.alpha[half] = update_maximum(tile.max[half], highest[half], scale_log2);
     }
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
+    tile.next[i] = probability(tile.scores[i], scale_log2, exponent_reference(tile.max[i % 4 / 2]));
   }
   pin_registers(tile.next);  // else all this comes after the wait for the products beside it
   tile.first = queries.first;
@@ -155,7 +163,7 @@ __device__ __forceinline__ void softmax(PrefillAttention<kPanels>& tile,
 /// registers of a running product, and all products serialised (C7513).
 template <uint32_t kPanels>
 __device__ __forceinline__ void rescale(PrefillAttention<kPanels>& tile) {
-  if (__any_sync(~0u, tile.alpha[0] != 1.0f || tile.alpha[1] != 1.0f)) {
+  if (tile.scales) {
 #pragma unroll
     for (uint32_t i = 0; i < kPanels * kPanelCols / 2; ++i) {
       tile.out[i] = __fmul_rn(tile.out[i], tile.alpha[i % 4 / 2]);
@@ -181,7 +189,8 @@ __device__ __forceinline__ void output_async(PrefillAttention<kPanels>& tile,
                                              const PrefillQueries<kPanels>& queries, PageRef values,
                                              uint32_t, uint32_t) {
   constexpr uint32_t kStepRows = 16;
-  const uint64_t columns = tile_descriptor(values.address(), kHalfPanelBytes, kSwizzleAtomBytes);
+  const uint64_t columns =
+      tile_descriptor(warp_uniform(values.address()), kHalfPanelBytes, kSwizzleAtomBytes);
   wgmma_fence();
 #pragma unroll
   for (uint32_t step = 0; step < kPageTokens / kStepRows; ++step) {

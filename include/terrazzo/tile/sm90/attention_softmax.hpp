@@ -19,27 +19,27 @@ struct PageRef {
   __device__ __forceinline__ uint32_t address() const { return slot.data + offset; }
 };
 
-/// What a page does to a query: the factor of its output and sum so far, and what its scaled scores
-/// lose.
-struct SoftmaxUpdate {
-  float alpha;
-  float reference;
-};
-
 /// Probabilities may grow to 2^8 before their reference moves: bf16 keeps their relative accuracy,
 /// and the output is seldom scaled.
 inline constexpr float kMostGrowthLog2 = 8.0f;
 
-/// `highest` is the largest visible score of the page. `max` is what the scaled scores of all pages
-/// so far lose: the largest of some page, which none of them exceeds by more than the growth.
-__device__ __forceinline__ SoftmaxUpdate update_maximum(float& max, float highest,
-                                                        float scale_log2) {
+/// Whether a query's reference moves: `score` exceeds it by more than the growth.
+__device__ __forceinline__ bool exceeds(float max, float score, float scale_log2) {
+  return __fmul_rn(score, scale_log2) > __fadd_rn(max, kMostGrowthLog2);
+}
+
+/// `highest` is the largest visible score of a page. `max` is what scaled scores lose before they
+/// become exponents: the largest of some page, which none so far exceeds by more than the growth.
+/// Returns the factor of the output and sum so far.
+__device__ __forceinline__ float update_maximum(float& max, float highest, float scale_log2) {
   const float before = max;
-  const float scaled = __fmul_rn(highest, scale_log2);
-  const bool grows = scaled > __fadd_rn(before, kMostGrowthLog2);
-  max = grows ? scaled : before;
-  const float reference = max == kMinusInfinity ? 0.0f : max;  // nothing visible yet
-  return {grows ? exp2_approx(__fsub_rn(before, max)) : 1.0f, reference};
+  const bool grows = exceeds(before, highest, scale_log2);
+  max = grows ? __fmul_rn(highest, scale_log2) : before;
+  return grows ? exp2_approx(__fsub_rn(before, max)) : 1.0f;
+}
+
+__device__ __forceinline__ float exponent_reference(float max) {
+  return max == kMinusInfinity ? 0.0f : max;  // nothing visible yet
 }
 
 __device__ __forceinline__ float probability(float score, float scale_log2, float reference) {
