@@ -120,12 +120,6 @@ struct PageSlots {
   uint32_t value_offset;
 };
 
-/// Head panels, as a constant where the machine is compiled for one size.
-template <class M>
-TERRAZZO_GROUP_FN uint32_t head_panels_of(const ModelShape& shape) {
-  return M::kHeadPanels != 0 ? M::kHeadPanels : shape.head_panels();
-}
-
 /// Pages [begin, end) of one split into a clear `part`, one online-softmax update a page, one page
 /// after the other. `give_keys` says that a page's scores are complete, `give_back` that the page
 /// is. `limit_of(page, row)` tokens of a page are visible to a row.
@@ -153,11 +147,11 @@ TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t
 
 /// The same, the scores of a page multiplied while the output of the page before is; the last page
 /// is outside the loop, since a conditional wait would serialise them. Keys go before their page.
-/// All rows see pages before `whole_end` as a whole. `turn_page(keys, more)` waits for the values of
-/// these keys and, if there are `more` pages, for the next one's keys: between the softmax and the
-/// wait for the products beside it, since its branches keep the compiler from moving the softmax
-/// behind that. Two pages and the keys of a third are held at most; `give_keys` says that the scores
-/// of these keys are complete, `give_back` that the page is.
+/// All rows see pages before `whole_end` as a whole. `turn_page(keys, more)` waits for the values
+/// of these keys and, if there are `more` pages, for the next one's keys: between the softmax and
+/// the wait for the products beside it, since its branches keep the compiler from moving the
+/// softmax behind that. Two pages and the keys of a third are held at most; `give_keys` says that
+/// the scores of these keys are complete, `give_back` that the page is.
 template <class Part, class Queries, class TakeKeys, class TurnPage, class GiveKeys, class GiveBack,
           class LimitOf>
 TERRAZZO_GROUP_FN void attend_pages_ahead(Part& part, const Queries& queries, uint32_t begin,

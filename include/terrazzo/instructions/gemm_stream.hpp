@@ -206,9 +206,8 @@ TERRAZZO_GROUP_FN void load_small_paired(Loader<M>& loader, const GemmStream& st
   const uint32_t row_bytes = stream.rows * kRowBytes;
   const uint32_t token_bytes = stream.token_bytes();
   loader.by_one_lane(stream.slots(0).total(), [&](auto& slots) TERRAZZO_LAMBDA {
-    const auto count_at = [&](uint32_t k) TERRAZZO_LAMBDA {
-      return k + 2 <= stream.k_panels ? 2u : 1u;
-    };
+    const auto count_at = [&](uint32_t k)
+                              TERRAZZO_LAMBDA { return k + 2 <= stream.k_panels ? 2u : 1u; };
     const auto fill_pair = [&](auto& pair, uint32_t count) TERRAZZO_LAMBDA {
       slots.fill(pair, {count * row_bytes, count * kHalfPanelBytes});
       for (uint32_t i = 0; i < count; ++i, weights += weight_stride) {
