@@ -165,8 +165,8 @@ __global__ void __launch_bounds__(kThreads) prefill(const __grid_constant__ Unit
     };
     attend_pages_ahead(
         part, queries, begin, min(begin + split, pages), (first_position + 1) / kPageTokens,
-        span.count, shape, take,
-        [&](sm90::Slot& keys, bool more) {
+        span.count, shape, take, [](bool) { return true; },
+        [&](sm90::Slot& keys, bool more, bool) {
           const Pages page = next;
           keys = more ? take() : keys;
           return page;

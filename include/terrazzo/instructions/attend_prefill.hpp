@@ -94,24 +94,31 @@ struct AttendPrefill {
   }
 
  private:
-  /// The page of these keys, which become the next page's if there are more. At head dimension 64
-  /// keys and values share a slot, at 128 values and the next keys follow each other.
+  // At head dimension 64 keys and values share a slot, at 128 values and the next keys follow each
+  // other.
+
+  template <class M, uint32_t kPanels>
+  static TERRAZZO_GROUP_FN bool look(Consumer<M>& consumer, bool more) {
+    if constexpr (kPanels == 2) {
+      return more ? consumer.template look_at_run<2>() : consumer.template look_at_run<1>();
+    }
+    return !more || consumer.template look_at_run<1>();
+  }
+
+  /// The page of these keys, which become the next page's if there are more.
   template <class M, uint32_t kPanels>
   static TERRAZZO_GROUP_FN PageSlots<M> turn_page(Consumer<M>& consumer, typename M::Slot& keys,
-                                                  bool more) {
-    PageSlots<M> page{keys, keys, kHalfPanelBytes};
-    if constexpr (kPanels == 2) {
-      page.value_offset = 0;
-      if (more) {
-        typename M::Slot slots[2];
-        consumer.use_run(slots);
-        page.values = slots[0];
-        keys = slots[1];
-      } else {
-        page.values = consumer.use();
-      }
-    } else if (more) {
-      keys = consumer.use();
+                                                  bool more, bool there) {
+    PageSlots<M> page{keys, keys, kPanels == 2 ? 0 : kHalfPanelBytes};
+    if (kPanels == 2 && more) {
+      typename M::Slot slots[2];
+      consumer.use_run(slots, there);
+      page.values = slots[0];
+      keys = slots[1];
+    } else if (kPanels == 2 || more) {
+      typename M::Slot slot[1];
+      consumer.use_run(slot, there);
+      (kPanels == 2 ? page.values : keys) = slot[0];
     }
     return page;
   }
@@ -147,8 +154,9 @@ struct AttendPrefill {
       attend_pages_ahead(
           part, queries, begin, end, whole_end, span.count, shape,
           [&]() TERRAZZO_LAMBDA { return consumer.use(); },
-          [&](Slot& keys, bool more)
-              TERRAZZO_LAMBDA { return turn_page<M, kPanels>(consumer, keys, more); },
+          [&](bool more) TERRAZZO_LAMBDA { return look<M, kPanels>(consumer, more); },
+          [&](Slot& keys, bool more, bool there)
+              TERRAZZO_LAMBDA { return turn_page<M, kPanels>(consumer, keys, more, there); },
           [&](const Slot& keys) TERRAZZO_LAMBDA {
             if constexpr (kKeysGoFirst) {
               consumer.release(keys);

@@ -147,22 +147,23 @@ TERRAZZO_GROUP_FN void attend_pages(Part& part, const Queries& queries, uint32_t
 
 /// The same, the scores of a page multiplied while the output of the page before is; the last page
 /// is outside the loop, since a conditional wait would serialise them. Keys go before their page.
-/// All rows see pages before `whole_end` as a whole. `turn_page(keys, more)` waits for the values
-/// of these keys and, if there are `more` pages, for the next one's keys: between the softmax and
-/// the wait for the products beside it, since its branches keep the compiler from moving the
-/// softmax behind that. Two pages and the keys of a third are held at most; `give_keys` says that
-/// the scores of these keys are complete, `give_back` that the page is.
-template <class Part, class Queries, class TakeKeys, class TurnPage, class GiveKeys, class GiveBack,
-          class LimitOf>
+/// All rows see pages before `whole_end` as a whole.
+/// Only a page's maxima are taken beside the products of the page before: these have ended by then.
+/// `look(more)` tells whether the values of these keys and, if there are `more` pages, the next
+/// one's keys are there; `turn_page(keys, more, there)` waits for them. Two pages and the keys of a
+/// third are held at most; `give_keys` says that the scores of these keys are complete, `give_back`
+/// that the page is.
+template <class Part, class Queries, class TakeKeys, class Look, class TurnPage, class GiveKeys,
+          class GiveBack, class LimitOf>
 TERRAZZO_GROUP_FN void attend_pages_ahead(Part& part, const Queries& queries, uint32_t begin,
                                           uint32_t end, uint32_t whole_end, uint32_t rows,
-                                          const ModelShape& shape, TakeKeys take_keys,
+                                          const ModelShape& shape, TakeKeys take_keys, Look look,
                                           TurnPage turn_page, GiveKeys give_keys,
                                           GiveBack give_back, LimitOf limit_of) {
   const uint32_t panels = shape.head_panels();
   const float scale_log2 = attention_scale_log2(shape);
   const auto weigh = [&](uint32_t index) TERRAZZO_LAMBDA {
-    softmax(
+    take_maxima(
         part, queries, rows, index < whole_end,
         [&](uint32_t row) TERRAZZO_LAMBDA { return limit_of(index, row); }, scale_log2);
   };
@@ -171,18 +172,20 @@ TERRAZZO_GROUP_FN void attend_pages_ahead(Part& part, const Queries& queries, ui
   scores_wait<0>(part);
   give_keys(keys);
   weigh(begin);
-  auto page = turn_page(keys, begin + 1 < end);
-  rescale(part);
+  auto page = turn_page(keys, begin + 1 < end, false);
+  take_probabilities(part, scale_log2);
   for (uint32_t index = begin + 1; index < end; ++index) {
+    const bool more = index + 1 < end;
     scores_async(part, queries, {keys, 0}, rows, panels);
+    const bool there = look(more);  // its answer is not needed before the products are issued
     output_async(part, queries, {page.values, page.value_offset}, rows, panels);
     scores_wait<1>(part);
     give_keys(keys);
     weigh(index);
-    const auto next = turn_page(keys, index + 1 < end);
+    const auto next = turn_page(keys, more, there);
     output_wait(part);
     give_back(page);
-    rescale(part);
+    take_probabilities(part, scale_log2);
     page = next;
   }
   output_async(part, queries, {page.values, page.value_offset}, rows, panels);

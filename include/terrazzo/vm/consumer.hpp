@@ -41,12 +41,27 @@ class Consumer {
 
   /// The next slot of the stream, once it is full.
   TERRAZZO_GROUP_FN Slot use() { return use(cursor_.next()); }
+  /// Whether the next slots of a stream without pins are full: one look, which `use_run` may then
+  /// be told of.
+  template <uint32_t kCount>
+  TERRAZZO_GROUP_FN bool look_at_run() {
+    RingCursor ahead = cursor_;
+    SlotUse uses[kCount];
+    ahead.next_run(uses);
+    bool full = true;
+    TERRAZZO_UNROLL
+    for (const SlotUse& use : uses) {
+      full &= role_.is_complete(role_.shared().slot_full[use.slot], use.phase);
+    }
+    return full;
+  }
+
   /// The next slots of a stream without pins, once all of them are full.
   template <uint32_t kCount>
-  TERRAZZO_GROUP_FN void use_run(Slot (&slots)[kCount]) {
+  TERRAZZO_GROUP_FN void use_run(Slot (&slots)[kCount], bool are_full = false) {
     SlotUse uses[kCount];
     cursor_.next_run(uses);
-    use_all(slots, uses);
+    use_all(slots, uses, are_full);
   }
 
   /// Gives slots back that follow each other in the ring.
@@ -137,8 +152,9 @@ class Consumer {
 
  private:
   template <uint32_t kCount>
-  TERRAZZO_GROUP_FN void use_all(Slot (&slots)[kCount], const SlotUse (&uses)[kCount]) {
-    if (!role_.faults().no_full_wait) {
+  TERRAZZO_GROUP_FN void use_all(Slot (&slots)[kCount], const SlotUse (&uses)[kCount],
+                                 bool are_full = false) {
+    if (!are_full && !role_.faults().no_full_wait) {
       wait_for_run(role_, role_.shared().slot_full, uses, 0, WaitKind::kSlotFull);
     }
     left_ -= kCount;

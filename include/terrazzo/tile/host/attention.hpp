@@ -81,6 +81,14 @@ inline void softmax(AttentionTile& tile, const Queries&, uint32_t rows, bool, Li
   }
 }
 
+/// `softmax` in two steps, the second after `output_wait` of the page before.
+template <class LimitOf>
+inline void take_maxima(AttentionTile& tile, const Queries& queries, uint32_t rows, bool whole,
+                        LimitOf limit_of, float scale_log2) {
+  softmax(tile, queries, rows, whole, limit_of, scale_log2);
+}
+inline void take_probabilities(AttentionTile&, float) {}
+
 /// The output is scaled for the page of the last `softmax`, which is the next to be added.
 inline void rescale(AttentionTile&) {}
 

@@ -29,7 +29,6 @@ struct PrefillAttention {
   uint32_t first;  // see PrefillQueries
   float scores[kPageTokens / 2];
   uint32_t probabilities[kPageTokens / 16][4];  // of the page that is being added, as fragments
-  float next[kPageTokens / 2];                  // of the page of the last `softmax`
   float alpha[2];
   bool scales;  // whether one of the warp's is not 1
 };
@@ -62,10 +61,6 @@ __device__ __forceinline__ void clear(PrefillAttention<kPanels>& tile, uint32_t,
   }
 #pragma unroll
   for (float& value : tile.scores) {
-    value = 0.0f;
-  }
-#pragma unroll
-  for (float& value : tile.next) {
     value = 0.0f;
   }
 #pragma unroll
@@ -106,11 +101,11 @@ __device__ __forceinline__ void scores_wait(PrefillAttention<kPanels>& tile) {
   pin_registers(tile.scores);
 }
 
-/// `whole`: all rows see the whole page.
+/// The page's maxima, which may move the references; `whole`: all rows see the whole page.
 template <uint32_t kPanels, class LimitOf>
-__device__ __forceinline__ void softmax(PrefillAttention<kPanels>& tile,
-                                        const PrefillQueries<kPanels>& queries, uint32_t,
-                                        bool whole, LimitOf limit_of, float scale_log2) {
+__device__ __forceinline__ void take_maxima(PrefillAttention<kPanels>& tile,
+                                            const PrefillQueries<kPanels>& queries, uint32_t,
+                                            bool whole, LimitOf limit_of, float scale_log2) {
   if (!whole) {
     const ThreadPlace place = thread_place();
     uint32_t limits[2];
@@ -150,19 +145,15 @@ __device__ __forceinline__ void softmax(PrefillAttention<kPanels>& tile,
       tile.alpha[half] = update_maximum(tile.max[half], highest[half], scale_log2);
     }
   }
-#pragma unroll
-  for (uint32_t i = 0; i < kPageTokens / 2; ++i) {
-    tile.next[i] = probability(tile.scores[i], scale_log2, exponent_reference(tile.max[i % 4 / 2]));
-  }
-  pin_registers(tile.next);  // else all this comes after the wait for the products beside it
   tile.first = queries.first;
 }
 
-/// Scales the output for the page of the last `softmax`, which is the next to be added. Its
-/// probabilities are rounded here, not before: copies of rounded ones would be merged with the
-/// registers of a running product, and all products serialised (C7513).
+/// Scales the output for the page of the last `take_maxima`, which is the next to be added, and
+/// computes its probabilities. Products with the last ones are complete: rounded sooner, they would
+/// be merged with the registers of a running product, and all products serialised (C7513).
 template <uint32_t kPanels>
-__device__ __forceinline__ void rescale(PrefillAttention<kPanels>& tile) {
+__device__ __forceinline__ void take_probabilities(PrefillAttention<kPanels>& tile,
+                                                   float scale_log2) {
   if (tile.scales) {
 #pragma unroll
     for (uint32_t i = 0; i < kPanels * kPanelCols / 2; ++i) {
@@ -173,12 +164,15 @@ __device__ __forceinline__ void rescale(PrefillAttention<kPanels>& tile) {
       tile.sum[i] = __fmul_rn(tile.sum[i], tile.alpha[i / 2]);
     }
   }
+  const float references[2] = {exponent_reference(tile.max[0]), exponent_reference(tile.max[1])};
 #pragma unroll
   for (uint32_t step = 0; step < kPageTokens / 16; ++step) {
 #pragma unroll
     for (uint32_t i = 0; i < 4; ++i) {
-      const uint32_t from = step * 8 + i * 2;
-      tile.probabilities[step][i] = pack_bf16x2(tile.next[from], tile.next[from + 1]);
+      const float* const scores = tile.scores + step * 8 + i * 2;
+      tile.probabilities[step][i] =
+          pack_bf16x2(probability(scores[0], scale_log2, references[i % 2]),
+                      probability(scores[1], scale_log2, references[i % 2]));
     }
     pin_registers(tile.probabilities[step]);
   }
