@@ -4,7 +4,6 @@
 #include <type_traits>
 
 #include "terrazzo/vm/consumer.hpp"
-#include "terrazzo/vm/loader.hpp"
 
 namespace terrazzo {
 
@@ -42,8 +41,10 @@ struct GemmStream {
         small((instruction.flags & kSmallTokens) != 0) {}
 
   static constexpr uint32_t kPanelsPerSlot = kSlotBytes / kHalfPanelBytes;  // 2
-  static constexpr uint32_t kWeightSlotsPerTokens = 8;
-  static_assert(1 + kWeightSlotsPerTokens <= kNumSlots);
+  static constexpr uint32_t kWeightSlotsPerTokens = 4;
+  // A token slot is given back when the next one and weights after that are there, and these are
+  // filled together.
+  static_assert(2 * (1 + kWeightSlotsPerTokens) <= kNumSlots);
 
   // --- plain ---
   static constexpr uint32_t kNarrowPanels = kPanelsPerSlot;
@@ -88,189 +89,6 @@ struct GemmStream {
   }
 };
 
-template <class M>
-TERRAZZO_GROUP_FN void load_plain(Loader<M>& loader, const GemmStream& stream,
-                                  const std::byte* weights, uint64_t weight_stride,
-                                  const std::byte* tokens) {
-  const uint32_t token_bytes = stream.rows * kRowBytes;
-  const uint32_t first_bytes = stream.first_panels() * kHalfPanelBytes;
-  const uint32_t second_bytes = stream.panels * kHalfPanelBytes - first_bytes;
-  loader.by_one_lane(GemmStream::plain_slots_per_k(stream.panels) * stream.k_panels,
-                     [&](auto& slots) TERRAZZO_LAMBDA {
-                       if (second_bytes == 0) {
-                         for (uint32_t k = 0; k < stream.k_panels; ++k) {
-                           slots.fill({tokens, weights}, {token_bytes, first_bytes});
-                           tokens += kPanelBytes;
-                           weights += weight_stride;
-                         }
-                         return;
-                       }
-                       for (uint32_t k = 0; k < stream.k_panels; ++k) {
-                         slots.fill({tokens, weights, weights + first_bytes},
-                                    {token_bytes, first_bytes, second_bytes});
-                         tokens += kPanelBytes;
-                         weights += weight_stride;
-                       }
-                     });
-}
-
-/// Within `by_one_lane`: few tokens wait for every tile of the instructions before. Their first
-/// weights are on their way to slots by now, `k_done` k tiles; more, if the wait blocks, go to L2.
-template <class M>
-TERRAZZO_GROUP_FN void wait_beside_weights(Loader<M>& loader, const GemmStream& stream,
-                                           uint32_t k_done, const std::byte* weights,
-                                           uint64_t weight_stride) {
-  constexpr uint32_t kPrefetchBytes = 256 * 1024;  // of 132 SMs together 34 MB of an L2 of 50
-  if (loader.would_block_from_lane(0)) {
-    const uint32_t bytes = stream.panels * kHalfPanelBytes;
-    const uint32_t most = kPrefetchBytes / bytes;
-    const uint32_t end = stream.k_panels < most ? stream.k_panels : most;
-    for (uint32_t k = k_done; k < end; ++k, weights += weight_stride) {
-      loader.prefetch_from_lane(weights, bytes);
-    }
-  }
-  loader.wait_all_from_lane();
-}
-
-/// Token slots of several k tiles, each followed by these k tiles' weights.
-template <class M>
-TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
-                                  const std::byte* weights, uint64_t weight_stride,
-                                  const std::byte* tokens) {
-  const auto least = [](uint32_t a, uint32_t b) TERRAZZO_LAMBDA { return a < b ? a : b; };
-  const uint32_t row_bytes = stream.rows * kRowBytes;
-  const uint32_t first_bytes = stream.first_panels() * kHalfPanelBytes;
-  const uint32_t second_bytes = stream.panels * kHalfPanelBytes - first_bytes;
-  loader.by_one_lane(stream.slots(0).total(), [&](auto& slots) TERRAZZO_LAMBDA {
-    for (uint32_t begin = 0; begin < stream.k_panels; begin += stream.k_per_token_slot()) {
-      const uint32_t count = least(stream.k_per_token_slot(), stream.k_panels - begin);
-      const auto token_slot = slots.fill(count * row_bytes);
-      const auto copy_tokens = [&]() TERRAZZO_LAMBDA {
-        for (uint32_t k = 0; k < count; ++k, tokens += kPanelBytes) {
-          slots.copy(token_slot, k * stream.token_bytes(), tokens, row_bytes);
-        }
-      };
-      if (begin != 0) {
-        copy_tokens();
-      }
-      if (stream.panels == 1) {
-        uint32_t left = count;
-        for (; left >= 4; left -= 4, weights += 4 * weight_stride) {
-          slots.template fill_strided<2, 2>(weights, weight_stride, kHalfPanelBytes);
-        }
-        if (left >= 2) {
-          slots.template fill_strided<1, 2>(weights, weight_stride, kHalfPanelBytes);
-          weights += 2 * weight_stride;
-          left -= 2;
-        }
-        if (left != 0) {
-          slots.template fill_strided<1, 1>(weights, weight_stride, kHalfPanelBytes);
-          weights += weight_stride;
-        }
-      } else if (second_bytes == 0) {
-        uint32_t left = count;
-        for (; left >= 2; left -= 2, weights += 2 * weight_stride) {
-          slots.template fill_strided<2, 1>(weights, weight_stride, first_bytes);
-        }
-        if (left != 0) {
-          slots.template fill_strided<1, 1>(weights, weight_stride, first_bytes);
-          weights += weight_stride;
-        }
-      } else {
-        uint32_t left = count;
-        for (; left >= 2; left -= 2, weights += 2 * weight_stride) {
-          const std::byte* const next = weights + weight_stride;
-          slots.fill({weights, weights + first_bytes, next, next + first_bytes},
-                     {first_bytes, second_bytes, first_bytes, second_bytes});
-        }
-        if (left != 0) {
-          slots.fill({weights, weights + first_bytes}, {first_bytes, second_bytes});
-          weights += weight_stride;
-        }
-      }
-      if (begin == 0) {
-        wait_beside_weights(loader, stream, count, weights, weight_stride);
-        copy_tokens();
-      }
-    }
-  });
-}
-
-/// For one panel and many tokens: token slots and weight slots of two k tiles each in turn.
-template <class M>
-TERRAZZO_GROUP_FN void load_small_paired(Loader<M>& loader, const GemmStream& stream,
-                                         const std::byte* weights, uint64_t weight_stride,
-                                         const std::byte* tokens) {
-  constexpr uint32_t kAhead = 4;  // pairs whose weights are on their way before the wait
-  static_assert(2 * kAhead <= kNumSlots);
-  const uint32_t row_bytes = stream.rows * kRowBytes;
-  const uint32_t token_bytes = stream.token_bytes();
-  loader.by_one_lane(stream.slots(0).total(), [&](auto& slots) TERRAZZO_LAMBDA {
-    const auto count_at = [&](uint32_t k)
-                              TERRAZZO_LAMBDA { return k + 2 <= stream.k_panels ? 2u : 1u; };
-    const auto fill_pair = [&](auto& pair, uint32_t count) TERRAZZO_LAMBDA {
-      slots.fill(pair, {count * row_bytes, count * kHalfPanelBytes});
-      for (uint32_t i = 0; i < count; ++i, weights += weight_stride) {
-        slots.copy(pair[1], i * kHalfPanelBytes, weights, kHalfPanelBytes);
-      }
-    };
-    const auto copy_tokens = [&](const auto& slot, uint32_t count) TERRAZZO_LAMBDA {
-      for (uint32_t i = 0; i < count; ++i, tokens += kPanelBytes) {
-        slots.copy(slot, i * token_bytes, tokens, row_bytes);
-      }
-    };
-    typename M::Slot pairs[kAhead][2]{};
-    uint32_t k = 0;
-    TERRAZZO_UNROLL
-    for (auto& pair : pairs) {
-      if (k < stream.k_panels) {
-        fill_pair(pair, count_at(k));
-        k += count_at(k);
-      }
-    }
-    wait_beside_weights(loader, stream, k, weights, weight_stride);
-    uint32_t k_of_tokens = 0;
-    TERRAZZO_UNROLL
-    for (auto& pair : pairs) {
-      if (k_of_tokens < k) {
-        copy_tokens(pair[0], count_at(k_of_tokens));
-        k_of_tokens += count_at(k_of_tokens);
-      }
-    }
-    while (k < stream.k_panels) {
-      typename M::Slot pair[2];
-      const uint32_t count = count_at(k);
-      fill_pair(pair, count);
-      copy_tokens(pair[0], count);
-      k += count;
-    }
-  });
-}
-
-/// Executes the instruction's waits and streams weights and tokens; what does not change during a
-/// step may come before the waits. `tokens`: the [128, 64] tile of the rows' first k panel; the
-/// others follow it. The addresses advance by constant strides: the loader has no time to work them
-/// out for each slot.
-template <class M>
-TERRAZZO_GROUP_FN void load_gemm(Loader<M>& loader, const WeightView& weight, uint32_t layer,
-                                 const std::byte* tokens) {
-  const GemmStream stream(loader.instruction());
-  const std::byte* const weights = weight.at(layer, loader.instruction().args.gemm.first_panel, 0);
-  const uint64_t weight_stride = static_cast<uint64_t>(
-      weight.at(layer, loader.instruction().args.gemm.first_panel, 1) - weights);
-  if (!stream.small) {
-    loader.wait_all();
-    load_plain(loader, stream, weights, weight_stride, tokens);
-    return;
-  }
-  if (stream.panels == 1 && stream.many_tokens()) {
-    load_small_paired(loader, stream, weights, weight_stride, tokens);
-  } else {
-    load_small(loader, stream, weights, weight_stride, tokens);
-  }
-  loader.share_acquired();
-}
-
 /// acc = rows of this consumer times the weight, for a tile of up to `kPanels` panels. One multiply
 /// is left running while the next slots arrive; `beside_last` is called while the last one runs.
 template <class M, uint32_t kPanels, class BesideLast>
@@ -312,54 +130,72 @@ TERRAZZO_GROUP_FN void multiply_small(typename M::SmallAccumulator& acc, Consume
   const uint32_t token_stride = stream.token_bytes();
   clear(acc, span.count);
   typename M::Slot tokens{};
+  typename M::Slot last_tokens{};
+  typename M::Slot weights[kSlots]{};
+  typename M::Slot last[kSlots]{};
   uint32_t left_of_tokens = 0;  // k tiles
   uint32_t token_offset = 0;
   uint32_t k = 0;
-  // Slots are given back at once: what is on its way to the ring counts more than the tensor cores.
-  const auto multiply = [&](const auto& weights, auto count) TERRAZZO_LAMBDA {
-    constexpr uint32_t kCount = decltype(count)::value;
-    constexpr uint32_t kLast = sizeof(weights) / sizeof(weights[0]) - 1;
-    mma_small_async<kPanels, kTokens, kCount>(acc, tokens, token_offset, token_stride, weights[0],
-                                              weights[kLast], span.count, stream.panels);
-    mma_wait<0>(acc);
-    consumer.release_run(weights);
-    k += kCount;
-    left_of_tokens -= kCount;
-    token_offset += kCount * token_stride;
-    if (left_of_tokens == 0 || k == stream.k_panels) {
-      consumer.release(tokens);
-    }
-  };
-  const auto use_tokens = [&]() TERRAZZO_LAMBDA {
-    if (left_of_tokens == 0) {
+  for (; k + kTurn <= stream.k_panels; k += kTurn) {
+    const bool new_tokens = left_of_tokens == 0;
+    if (new_tokens) {
+      last_tokens = tokens;
       tokens = consumer.use();
       token_offset = span.begin * kRowBytes;
       left_of_tokens = k_per_token_slot;
     }
-  };
-  while (k + kTurn <= stream.k_panels) {
-    use_tokens();
-    typename M::Slot weights[kSlots];
+    TERRAZZO_UNROLL
+    for (uint32_t i = 0; i < kSlots; ++i) {
+      last[i] = weights[i];
+    }
     consumer.use_run(weights);
-    multiply(weights, std::integral_constant<uint32_t, kTurn>{});
+    mma_small_async<kPanels, kTokens, kTurn>(acc, tokens, token_offset, token_stride, weights[0],
+                                             weights[1], span.count, stream.panels);
+    if (k != 0) {
+      mma_wait<1>(acc);
+      consumer.release_run(last);
+      if (new_tokens) {
+        consumer.release(last_tokens);
+      }
+    }
+    left_of_tokens -= kTurn;
+    token_offset += kTurn * token_stride;
+  }
+  mma_wait<0>(acc);
+  if (k != 0) {
+    consumer.release_run(weights);
   }
   // What is left is less than a turn: one slot after the other.
+  const auto multiply_slot = [&](auto count) TERRAZZO_LAMBDA {
+    constexpr uint32_t kCount = decltype(count)::value;
+    if (left_of_tokens == 0) {
+      if (k != 0) {
+        consumer.release(tokens);
+      }
+      tokens = consumer.use();
+      token_offset = span.begin * kRowBytes;
+      left_of_tokens = k_per_token_slot;
+    }
+    const auto slot = consumer.use();
+    mma_small_async<kPanels, kTokens, kCount>(acc, tokens, token_offset, token_stride, slot, slot,
+                                              span.count, stream.panels);
+    mma_wait<0>(acc);
+    consumer.release(slot);
+    k += kCount;
+    left_of_tokens -= kCount;
+    token_offset += kCount * token_stride;
+  };
   if constexpr (kTurn == 4) {
     if (k + 2 <= stream.k_panels) {
-      use_tokens();
-      typename M::Slot weights[1];
-      consumer.use_run(weights);
-      multiply(weights, std::integral_constant<uint32_t, 2>{});
+      multiply_slot(std::integral_constant<uint32_t, 2>{});
     }
   }
   if constexpr (kTurn != 1) {
     if (k < stream.k_panels) {
-      use_tokens();
-      typename M::Slot weights[1];
-      consumer.use_run(weights);
-      multiply(weights, std::integral_constant<uint32_t, 1>{});
+      multiply_slot(std::integral_constant<uint32_t, 1>{});
     }
   }
+  consumer.release(tokens);
 }
 
 /// For one panel and many tokens, where a token slot and a weight slot make a turn.
@@ -370,22 +206,30 @@ TERRAZZO_GROUP_FN void multiply_small_paired(typename M::SmallAccumulator& acc,
   const uint32_t token_offset = span.begin * kRowBytes;
   const uint32_t token_stride = stream.token_bytes();
   clear(acc, span.count);
+  typename M::Slot slots[2]{};  // tokens, weights
+  typename M::Slot last[2]{};
   uint32_t k = 0;
-  const auto multiply = [&](auto count) TERRAZZO_LAMBDA {
-    constexpr uint32_t kCount = decltype(count)::value;
-    typename M::Slot slots[2];  // tokens, weights
+  for (; k + 2 <= stream.k_panels; k += 2) {
+    last[0] = slots[0];
+    last[1] = slots[1];
     consumer.use_run(slots);
-    mma_small_async<1, kTokens, kCount>(acc, slots[0], token_offset, token_stride, slots[1],
-                                        slots[1], span.count, 1);
-    mma_wait<0>(acc);
+    mma_small_async<1, kTokens, 2>(acc, slots[0], token_offset, token_stride, slots[1], slots[1],
+                                   span.count, 1);
+    if (k != 0) {
+      mma_wait<1>(acc);
+      consumer.release_run(last);
+    }
+  }
+  mma_wait<0>(acc);
+  if (k != 0) {
     consumer.release_run(slots);
-    k += kCount;
-  };
-  while (k + 2 <= stream.k_panels) {
-    multiply(std::integral_constant<uint32_t, 2>{});
   }
   if (k < stream.k_panels) {
-    multiply(std::integral_constant<uint32_t, 1>{});
+    consumer.use_run(slots);
+    mma_small_async<1, kTokens, 1>(acc, slots[0], token_offset, token_stride, slots[1], slots[1],
+                                   span.count, 1);
+    mma_wait<0>(acc);
+    consumer.release_run(slots);
   }
 }
 

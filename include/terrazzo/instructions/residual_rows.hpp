@@ -3,7 +3,7 @@
 #pragma once
 
 #include "terrazzo/instructions/addresses.hpp"
-#include "terrazzo/instructions/gemm_stream.hpp"
+#include "terrazzo/instructions/gemm_load.hpp"
 #include "terrazzo/vm/storer.hpp"
 
 namespace terrazzo {

@@ -67,16 +67,15 @@ class Storer {
         });
   }
 
-  /// The same for the first `count` rows of the next stage, which it takes; the targets are looked up
-  /// before the stage is waited for.
+  /// The same for the first `count` rows of the next stage, which it takes; the targets are looked
+  /// up before the stage is waited for.
   template <class TargetOf>
   TERRAZZO_GROUP_FN Stage scatter_next(uint32_t count, TargetOf target_of) {
     Stage stage{};
     M::for_each_run(
         role_, count, kRowBytes, target_of,
-        [&](uint32_t i, uint32_t length, std::byte* target) TERRAZZO_LAMBDA {
-          store_from_lane(target, stage, i * kRowBytes, length * kRowBytes);
-        },
+        [&](uint32_t i, uint32_t length, std::byte* target)
+            TERRAZZO_LAMBDA { store_from_lane(target, stage, i * kRowBytes, length * kRowBytes); },
         [&](uint32_t first) TERRAZZO_LAMBDA {
           if (first == 0) {
             stage = take();

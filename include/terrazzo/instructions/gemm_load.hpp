@@ -1,0 +1,185 @@
+// How the loader streams a GEMM's operands, in the order of GemmStream.
+#pragma once
+
+#include "terrazzo/instructions/gemm_stream.hpp"
+#include "terrazzo/vm/loader.hpp"
+
+namespace terrazzo {
+
+template <class M>
+TERRAZZO_GROUP_FN void load_plain(Loader<M>& loader, const GemmStream& stream,
+                                  const std::byte* weights, uint64_t weight_stride,
+                                  const std::byte* tokens) {
+  const uint32_t token_bytes = stream.rows * kRowBytes;
+  const uint32_t first_bytes = stream.first_panels() * kHalfPanelBytes;
+  const uint32_t second_bytes = stream.panels * kHalfPanelBytes - first_bytes;
+  loader.by_one_lane(GemmStream::plain_slots_per_k(stream.panels) * stream.k_panels,
+                     [&](auto& slots) TERRAZZO_LAMBDA {
+                       if (second_bytes == 0) {
+                         for (uint32_t k = 0; k < stream.k_panels; ++k) {
+                           slots.fill({tokens, weights}, {token_bytes, first_bytes});
+                           tokens += kPanelBytes;
+                           weights += weight_stride;
+                         }
+                         return;
+                       }
+                       for (uint32_t k = 0; k < stream.k_panels; ++k) {
+                         slots.fill({tokens, weights, weights + first_bytes},
+                                    {token_bytes, first_bytes, second_bytes});
+                         tokens += kPanelBytes;
+                         weights += weight_stride;
+                       }
+                     });
+}
+
+/// Within `by_one_lane`: few tokens wait for every tile of the instructions before. Their first
+/// weights are on their way to slots by now, `k_done` k tiles; more, if the wait blocks, go to L2.
+template <class M>
+TERRAZZO_GROUP_FN void wait_beside_weights(Loader<M>& loader, const GemmStream& stream,
+                                           uint32_t k_done, const std::byte* weights,
+                                           uint64_t weight_stride) {
+  constexpr uint32_t kPrefetchBytes = 256 * 1024;  // of 132 SMs together 34 MB of an L2 of 50
+  if (loader.would_block_from_lane(0)) {
+    const uint32_t bytes = stream.panels * kHalfPanelBytes;
+    const uint32_t most = kPrefetchBytes / bytes;
+    const uint32_t end = stream.k_panels < most ? stream.k_panels : most;
+    for (uint32_t k = k_done; k < end; ++k, weights += weight_stride) {
+      loader.prefetch_from_lane(weights, bytes);
+    }
+  }
+  loader.wait_all_from_lane();
+}
+
+/// Token slots of several k tiles, each followed by these k tiles' weights.
+template <class M>
+TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
+                                  const std::byte* weights, uint64_t weight_stride,
+                                  const std::byte* tokens) {
+  const auto least = [](uint32_t a, uint32_t b) TERRAZZO_LAMBDA { return a < b ? a : b; };
+  const uint32_t row_bytes = stream.rows * kRowBytes;
+  const uint32_t first_bytes = stream.first_panels() * kHalfPanelBytes;
+  const uint32_t second_bytes = stream.panels * kHalfPanelBytes - first_bytes;
+  loader.by_one_lane(stream.slots(0).total(), [&](auto& slots) TERRAZZO_LAMBDA {
+    for (uint32_t begin = 0; begin < stream.k_panels; begin += stream.k_per_token_slot()) {
+      const uint32_t count = least(stream.k_per_token_slot(), stream.k_panels - begin);
+      const auto token_slot = slots.fill(count * row_bytes);
+      const auto copy_tokens = [&]() TERRAZZO_LAMBDA {
+        for (uint32_t k = 0; k < count; ++k, tokens += kPanelBytes) {
+          slots.copy(token_slot, k * stream.token_bytes(), tokens, row_bytes);
+        }
+      };
+      if (begin != 0) {
+        copy_tokens();
+      }
+      if (stream.panels == 1) {
+        uint32_t left = count;
+        for (; left >= 8; left -= 8, weights += 8 * weight_stride) {
+          slots.template fill_strided<4, 2>(weights, weight_stride, kHalfPanelBytes);
+        }
+        for (; left >= 2; left -= 2, weights += 2 * weight_stride) {
+          slots.template fill_strided<1, 2>(weights, weight_stride, kHalfPanelBytes);
+        }
+        if (left != 0) {
+          slots.template fill_strided<1, 1>(weights, weight_stride, kHalfPanelBytes);
+          weights += weight_stride;
+        }
+      } else if (second_bytes == 0) {
+        uint32_t left = count;
+        for (; left >= 2; left -= 2, weights += 2 * weight_stride) {
+          slots.template fill_strided<2, 1>(weights, weight_stride, first_bytes);
+        }
+        if (left != 0) {
+          slots.template fill_strided<1, 1>(weights, weight_stride, first_bytes);
+          weights += weight_stride;
+        }
+      } else {
+        uint32_t left = count;
+        for (; left >= 2; left -= 2, weights += 2 * weight_stride) {
+          const std::byte* const next = weights + weight_stride;
+          slots.fill({weights, weights + first_bytes, next, next + first_bytes},
+                     {first_bytes, second_bytes, first_bytes, second_bytes});
+        }
+        if (left != 0) {
+          slots.fill({weights, weights + first_bytes}, {first_bytes, second_bytes});
+          weights += weight_stride;
+        }
+      }
+      if (begin == 0) {
+        wait_beside_weights(loader, stream, count, weights, weight_stride);
+        copy_tokens();
+      }
+    }
+  });
+}
+
+/// For one panel and many tokens: token slots and weight slots of two k tiles each in turn.
+template <class M>
+TERRAZZO_GROUP_FN void load_small_paired(Loader<M>& loader, const GemmStream& stream,
+                                         const std::byte* weights, uint64_t weight_stride,
+                                         const std::byte* tokens) {
+  constexpr uint32_t kPairs = 2;  // filled at a time
+  const uint32_t row_bytes = stream.rows * kRowBytes;
+  const uint32_t token_bytes = stream.token_bytes();
+  loader.by_one_lane(stream.slots(0).total(), [&](auto& slots) TERRAZZO_LAMBDA {
+    bool waited = false;
+    const auto wait_once = [&](uint32_t k_done) TERRAZZO_LAMBDA {
+      if (!waited) {
+        wait_beside_weights(loader, stream, k_done, weights, weight_stride);
+        waited = true;
+      }
+    };
+    uint32_t left = stream.k_panels;
+    for (; left >= 2 * kPairs; left -= 2 * kPairs) {
+      typename M::Slot pair[2 * kPairs];
+      slots.fill(pair, {2 * row_bytes, kSlotBytes, 2 * row_bytes, kSlotBytes});
+      TERRAZZO_UNROLL
+      for (uint32_t k = 0; k < 2 * kPairs; ++k, weights += weight_stride) {
+        slots.copy(pair[k / 2 * 2 + 1], k % 2 * kHalfPanelBytes, weights, kHalfPanelBytes);
+      }
+      wait_once(2 * kPairs);
+      TERRAZZO_UNROLL
+      for (uint32_t k = 0; k < 2 * kPairs; ++k, tokens += kPanelBytes) {
+        slots.copy(pair[k / 2 * 2], k % 2 * token_bytes, tokens, row_bytes);
+      }
+    }
+    while (left != 0) {
+      const uint32_t count = left < 2 ? left : 2;
+      typename M::Slot pair[2];
+      slots.fill(pair, {count * row_bytes, count * kHalfPanelBytes});
+      for (uint32_t k = 0; k < count; ++k, weights += weight_stride) {
+        slots.copy(pair[1], k * kHalfPanelBytes, weights, kHalfPanelBytes);
+      }
+      wait_once(count);
+      for (uint32_t k = 0; k < count; ++k, tokens += kPanelBytes) {
+        slots.copy(pair[0], k * token_bytes, tokens, row_bytes);
+      }
+      left -= count;
+    }
+  });
+}
+
+/// Executes the instruction's waits and streams weights and tokens; what does not change during a
+/// step may come before the waits. `tokens`: the [128, 64] tile of the rows' first k panel; the
+/// others follow it. The addresses advance by constant strides: the loader has no time to work them
+/// out for each slot.
+template <class M>
+TERRAZZO_GROUP_FN void load_gemm(Loader<M>& loader, const WeightView& weight, uint32_t layer,
+                                 const std::byte* tokens) {
+  const GemmStream stream(loader.instruction());
+  const std::byte* const weights = weight.at(layer, loader.instruction().args.gemm.first_panel, 0);
+  const uint64_t weight_stride = static_cast<uint64_t>(
+      weight.at(layer, loader.instruction().args.gemm.first_panel, 1) - weights);
+  if (!stream.small) {
+    loader.wait_all();
+    load_plain(loader, stream, weights, weight_stride, tokens);
+    return;
+  }
+  if (stream.panels == 1 && stream.many_tokens()) {
+    load_small_paired(loader, stream, weights, weight_stride, tokens);
+  } else {
+    load_small(loader, stream, weights, weight_stride, tokens);
+  }
+  loader.share_acquired();
+}
+
+}  // namespace terrazzo
