@@ -90,6 +90,7 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
         segment="prologue",
         unit="row block x up to 4 hidden panels; on every GPU",
         operands="embed",
+        flags=("kBriefRun",),
         computes="The embeddings of the rows' tokens, and the sum of squares of each row and "
         "panel. A negative token in the row table names a logit row of the step before.",
         stream="one slot a panel: the rows' 128-byte pieces in row order, not swizzled",
@@ -184,6 +185,7 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
         segment="body",
         unit="split row x KV head, at the owner",
         operands="attend_merge",
+        flags=("kBriefRun",),
         computes="Folds the partial results of a row, in ascending order of the splits, and "
         "normalises.",
         stream="for each 8 query heads one slot a split",
@@ -299,6 +301,7 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
         segment="epilogue",
         unit="compact block (128 rows that need logits) x up to 4 hidden panels; on every GPU",
         operands="gather",
+        flags=("kBriefRun",),
         computes="Those rows side by side, each times its `rstd` and the final norm's weight.",
         stream="one slot a panel: the rows' 128-byte pieces; their sums of squares are read where "
         "they lie",

@@ -230,9 +230,9 @@ class CudaModel:
         Random weights, tables and KV pages instead of loading; for measurements.
         """
 
-    def time_step(self, arrays: StepArrays, *, only: Sequence[str] = [], repeats: int = 5, sweep_cache: bool = True) -> list[float]:
+    def time_step(self, arrays: StepArrays, *, only: Sequence[str] = [], repeats: int = 5, sweep_cache: bool = True, layers: int = 0) -> list[float]:
         """
-        Milliseconds on the device of each of `repeats` launches of a step. only: its instructions of these kinds alone, without waits.
+        Milliseconds on the device of each of `repeats` launches of a step. only: its instructions of these kinds alone, without waits. layers: so many of the model's, 0: all.
         """
 
     def time_empty(self, count: int, *, repeats: int = 5) -> list[float]:

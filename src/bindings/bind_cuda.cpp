@@ -59,19 +59,21 @@ void bind_timing(nb::class_<CudaModel>& model) {
       .def(
           "time_step",
           [](CudaModel& self, const StepArrays& arrays, const std::vector<std::string>& only,
-             uint32_t repeats, bool sweep_cache) {
+             uint32_t repeats, bool sweep_cache, uint32_t layers) {
             const nb::gil_scoped_release release;
-            return self.time_step(arrays.request(), opcodes_named(only), {repeats, sweep_cache});
+            return self.time_step(arrays.request(), opcodes_named(only),
+                                  {repeats, sweep_cache, layers});
           },
           nb::arg("arrays"), nb::kw_only(), nb::arg("only") = std::vector<std::string>(),
-          nb::arg("repeats") = 5, nb::arg("sweep_cache") = true,
+          nb::arg("repeats") = 5, nb::arg("sweep_cache") = true, nb::arg("layers") = 0,
           "Milliseconds on the device of each of `repeats` launches of a step. only: its "
-          "instructions of these kinds alone, without waits.")
+          "instructions of these kinds alone, without waits. layers: so many of the model's, 0: "
+          "all.")
       .def(
           "time_empty",
           [](CudaModel& self, uint32_t count, uint32_t repeats) {
             const nb::gil_scoped_release release;
-            return self.time_empty(count, {repeats, false});
+            return self.time_empty(count, {.repeats = repeats, .sweep_cache = false});
           },
           nb::arg("count"), nb::kw_only(), nb::arg("repeats") = 5,
           "The same of a program of `count` instructions that do nothing.");

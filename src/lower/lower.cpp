@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "lower/attention_plan.hpp"
+#include "lower/brief_runs.hpp"
 #include "lower/emitter.hpp"
 #include "lower/step_tables.hpp"
 #include "lower/tile_choice.hpp"
@@ -368,6 +369,7 @@ void lower_into(LoweredStep& step, const StepRequest& request, const ModelShape&
       ceil_div(static_cast<uint32_t>(step.logit_rows.size()), kRowBlock), attention.num_merges);
   Lowering(step, shape, options, attention).run();
   weave(step, options.weave);
+  mark_brief_runs(step);
 }
 
 LoweredStep lower(const StepRequest& request, const ModelShape& shape, const StepLimits& limits,

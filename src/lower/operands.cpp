@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "lower/brief_runs.hpp"
+
 namespace terrazzo {
 namespace {
 
@@ -132,6 +134,10 @@ class OperandCheck {
   uint32_t num_compact_rows() const { return static_cast<uint32_t>(step_.logit_rows.size()); }
 
   void flags(const Instruction& instruction) {
+    if ((instruction.flags & kBriefRun) != 0) {
+      expect_.equal("kBriefRun of a brief instruction", is_brief(instruction.opcode), true);
+    }
+    const uint32_t flags = instruction.flags & ~kBriefRun;
     switch (instruction.opcode) {
       case Opcode::kQkvRopeAppend:
       case Opcode::kOProjResidual:
@@ -139,16 +145,16 @@ class OperandCheck {
       case Opcode::kDownResidual:
       case Opcode::kDownPartial:
       case Opcode::kLmHead:
-        expect_.equal("flags", instruction.flags & ~kSmallTokens, 0);
+        expect_.equal("flags", flags & ~kSmallTokens, 0);
         if ((instruction.flags & kSmallTokens) != 0) {
           expect_.between("rows of a small tile", instruction.args.gemm.rows, 1, kSmallRows);
         }
         break;
       case Opcode::kAttendDecode:
-        expect_.equal("flags", instruction.flags & ~kPartial, 0);
+        expect_.equal("flags", flags & ~kPartial, 0);
         break;
       default:
-        expect_.equal("flags", instruction.flags, 0);
+        expect_.equal("flags", flags, 0);
     }
   }
 

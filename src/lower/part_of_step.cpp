@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "lower/brief_runs.hpp"
 #include "terrazzo/core/check.hpp"
 
 namespace terrazzo {
@@ -46,6 +47,7 @@ LoweredStep empty_step(uint32_t count, const ModelShape& shape) {
   Instruction end{};
   end.opcode = Opcode::kStepEnd;
   step.gpus[0].segment(Segment::kEpilogue).push_back(end);
+  mark_brief_runs(step);
   return step;
 }
 

@@ -74,6 +74,23 @@ def cublas_ms(m: int, n: int, k: int, repeats: int) -> list[float]:
     return times_ms(run, repeats=repeats)
 
 
+def cublas_graph_ms(m: int, n: int, k: int, products: int, repeats: int) -> list[float]:
+    """The time of one of `products` products in a CUDA graph, each with a weight of its own."""
+    x = random(m, k)
+    weights = [random(n, k, scale=0.03) for _ in range(products)]
+    out = torch.empty(m, n, dtype=DTYPE, device="cuda")
+
+    def run() -> None:
+        for w in weights:
+            torch.mm(x, w.t(), out=out)
+
+    run()  # cuBLAS allocates what it needs before it is captured
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return [ms / products for ms in times_ms(graph.replay, repeats=repeats)]
+
+
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,

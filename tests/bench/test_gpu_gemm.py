@@ -1,8 +1,9 @@
 """GEMM instructions through the whole interpreter, beside cuBLAS and the memory's bandwidth.
 
 One kind of a step's instructions at a time, without waits, epilogues and stores included. Random
-bf16 operands; the L2 is swept before each launch, or (few tokens) the weights are many times as
-large.
+bf16 operands. Many tokens: of some layers in one launch, each with its own weights, beside a graph
+of as many products with theirs; and of one layer alone; the L2 is swept before each launch of
+either. Few tokens: the weights are many times as large as the L2.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bench.gpu_models import (
     random_model,
     tiles_of,
 )
-from bench.gpu_peers import cublas_ms, hbm_rate
+from bench.gpu_peers import cublas_graph_ms, cublas_ms, hbm_rate
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from terrazzo._core import CudaModel
@@ -31,13 +32,14 @@ pytestmark = [pytest.mark.t4_bench, pytest.mark.t2_gpu]
 ROWS = (512, 1024, 2048, 4096, 8192)
 PROMPT = 512
 REPEATS = 7
-# One layer each. The shares of a 70B model run as plain models of their sizes; its O projection is
-# whole on every GPU, so it has a model of its own.
+LAYERS = 4  # in one launch
+# The shares of a 70B model run as plain models of their sizes; its O projection is whole on every
+# GPU, so it has a model of its own.
 MODELS = (
-    Sizes("8B", 4096, 14336, 32, 8),
-    Sizes("70B/tp2", 8192, 14336, 32, 4),
-    Sizes("70B/tp8", 8192, 3584, 8, 1),
-    Sizes("70B o", 8192, 64, 64, 8),
+    Sizes("8B", 4096, 14336, 32, 8, num_layers=LAYERS),
+    Sizes("70B/tp2", 8192, 14336, 32, 4, num_layers=LAYERS),
+    Sizes("70B/tp8", 8192, 3584, 8, 1, num_layers=LAYERS),
+    Sizes("70B o", 8192, 64, 64, 8, num_layers=LAYERS),
 )
 KINDS = {
     "8B": ("qkv_rope_append", "o_proj_residual", "gate_up_silu", "down_residual"),
@@ -73,16 +75,19 @@ def test_products(benchmark: BenchmarkFixture, model: tuple[Sizes, CudaModel], r
         for kind in KINDS[sizes.name]:
             n, k = sizes.gemms[kind]
             waves = tiles_of(core.shape, core.limits, arrays, kind, core.num_sms)
+            time = partial(core.time_step, arrays, only=[kind], repeats=REPEATS)
             figures.append(
                 {
                     "kind": kind,
                     "n": n,
                     "k": k,
-                    "tiles": waves.tiles,
+                    "tiles": waves.tiles // LAYERS,
                     "sms": waves.sms,
                     "large": is_large(rows, n),
-                    "ours_ms": core.time_step(arrays, only=[kind], repeats=REPEATS),
-                    "cublas_ms": cublas_ms(rows, n, k, REPEATS),
+                    "ours_ms": [ms / LAYERS for ms in time()],
+                    "cublas_ms": cublas_graph_ms(rows, n, k, LAYERS, REPEATS),
+                    "ours_alone_ms": time(layers=1),
+                    "cublas_alone_ms": cublas_ms(rows, n, k, REPEATS),
                 }
             )
 

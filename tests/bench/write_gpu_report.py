@@ -34,10 +34,13 @@ Table = Callable[[Sequence[Info]], tuple[list[str], list[Verdict]]]
 SECTIONS: dict[str, tuple[str, str, Table]] = {
     "gemm": (
         "GEMM instructions",
-        "One layer's instructions of one kind, epilogue and stores included, without waits. cuBLAS "
-        "through torch, product alone.\nThe L2 is swept before every launch of both. Shares of a "
-        "70B model run as plain models of their\nsizes (`down_residual` in place of "
-        "`down_partial`).",
+        "Instructions of one kind, epilogue and stores included, without waits; cuBLAS through "
+        "torch, product alone. First of 4 layers\nin one launch, as a step runs them, beside a "
+        "CUDA graph of 4 products, each with weights of its own and the same inputs;\nthen "
+        "(*alone*) one layer and one product a launch. The L2 is swept before every launch of all. "
+        "Large products are held to\nthe first ratio, small ones to the second: in several layers "
+        "their waves run into each other. Shares of a 70B model run as\nplain models of their "
+        "sizes (`down_residual` in place of `down_partial`).",
         gemm,
     ),
     "few tokens": (

@@ -1,58 +1,54 @@
-// GEMM instructions through the whole interpreter: rates by rows, for the shapes of an 8B Llama.
+// GEMM instructions through the whole interpreter, and what an empty instruction costs.
 //
-// bench_gemm [rows ...]     prints TFLOP/s of the median launch; pair it with a library's figures
-// of the same run
+// bench_gemm [ARGUMENT ...]   rows (a number), model=8B|70B/tp2|70B/tp8|70Bo, kind=<instruction>,
+//                             layers=<n> (so many layers' instructions in one launch, each with its
+//                             own weights), warm (the L2 is not swept before a launch), empty
+// Prints TFLOP/s of the median launch; pair it with a library's figures of the same run.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <numeric>
-#include <random>
+#include <string>
 #include <vector>
 
-#include "lower/lower.hpp"
 #include "lower/part_of_step.hpp"
-#include "machine/cuda/cuda_machine.hpp"
+#include "machine/cuda/cuda_model.hpp"
 #include "require_gpu.hpp"
+#include "terrazzo/core/geometry.hpp"
 
 namespace terrazzo {
 namespace {
 
-constexpr int kRepeats = 15;
+constexpr uint32_t kRepeats = 9;
 constexpr uint32_t kSequenceRows = 512;
+constexpr uint32_t kHeadDim = 128;
 
-ModelShape llama_8b_layer() {
-  return {.num_layers = 1,
-          .hidden = 4096,
-          .intermediate = 14336,
-          .num_heads = 32,
-          .num_kv_heads = 8,
-          .head_dim = 128,
-          .vocab = 256,
-          .norm_eps = 1e-5F,
-          .world = 1,
-          .split_tokens = 2048};
+/// A model's sizes; shares of a 70B model run as plain models of their sizes.
+struct Sizes {
+  const char* name;
+  uint32_t hidden, intermediate, num_heads, num_kv_heads;
+  std::vector<Opcode> kinds;
+};
+
+const std::vector<Sizes>& all_sizes() {
+  using enum Opcode;
+  static const std::vector<Sizes> kSizes{
+      {"8B", 4096, 14336, 32, 8, {kQkvRopeAppend, kOProjResidual, kGateUpSilu, kDownResidual}},
+      {"70B/tp2", 8192, 14336, 32, 4, {kQkvRopeAppend, kGateUpSilu, kDownResidual}},
+      {"70B/tp8", 8192, 3584, 8, 1, {kQkvRopeAppend, kGateUpSilu, kDownResidual}},
+      {"70Bo", 8192, 64, 64, 8, {kOProjResidual}}};
+  return kSizes;
 }
 
-/// Random weights; a few hundred different rows are enough to keep the tensor cores' operands
-/// random.
-void pack_random(PackedModel& model, Matrix which, uint32_t rows, uint32_t cols,
-                 std::mt19937_64& random) {
-  constexpr uint32_t kDistinctRows = 509;
-  std::vector<bf16> values(uint64_t{kDistinctRows} * cols);
-  for (bf16& value : values) {
-    value = to_bf16(static_cast<float>(static_cast<int32_t>(random())) * 0x1p-31F * 0.05F);
-  }
-  std::vector<int32_t> targets(rows);
-  std::iota(targets.begin(), targets.end(), 0);
-  std::vector<int32_t> sources(rows);
-  for (uint32_t i = 0; i < rows; ++i) {
-    sources[i] = static_cast<int32_t>(i % kDistinctRows);
-  }
-  model.pack_rows(which, 0, targets, {values.data(), kDistinctRows, cols}, sources, {});
-}
+struct Plan {
+  std::vector<uint32_t> rows;
+  std::string model, kind;
+  uint32_t layers = 1;
+  bool sweep = true;
+  bool empty = false;
+};
 
-/// A step of one prompt chunk after the other.
+/// A step of one prompt after the other.
 struct Prompts {
   std::vector<int32_t> tokens, lens, contexts, indptr{0}, pages;
 
@@ -74,88 +70,90 @@ struct Prompts {
   }
 };
 
-LoweredStep only(LoweredStep step, Opcode opcode) {
-  keep_only(step, {&opcode, 1});
-  return step;
-}
+struct Product {
+  double n, k;
+};
 
-double median_ms(cuda::CudaMachine& machine) {
-  cudaEvent_t begin = nullptr;
-  cudaEvent_t end = nullptr;
-  cuda::check_cuda(cudaEventCreate(&begin));
-  cuda::check_cuda(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int i = 0; i < kRepeats + 2; ++i) {
-    cuda::check_cuda(cudaEventRecord(begin, machine.stream()));
-    machine.launch();
-    cuda::check_cuda(cudaEventRecord(end, machine.stream()));
-    machine.wait();
-    float ms = 0;
-    cuda::check_cuda(cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 2) {
-      times.push_back(ms);
-    }
+Product product_of(const ModelShape& shape, Opcode opcode) {
+  const double hidden = shape.hidden;
+  switch (opcode) {
+    case Opcode::kQkvRopeAppend:
+      return {double(shape.qkv_panels()) * kPanelCols, hidden};
+    case Opcode::kOProjResidual:
+      return {hidden, double(shape.attention_panels()) * kPanelCols};
+    case Opcode::kGateUpSilu:
+      return {double(shape.gate_up_panels()) * kPanelCols, hidden};
+    default:
+      return {hidden, double(shape.intermediate)};
   }
-  std::nth_element(times.begin(), times.begin() + kRepeats / 2, times.end());
-  return times[kRepeats / 2];
 }
 
-void run(const std::vector<uint32_t>& sizes) {
-  const ModelShape shape = llama_8b_layer();
-  std::mt19937_64 random(1);
-  PackedModel model(shape);
-  const uint32_t qkv = shape.qkv_panels() * kPanelCols;
-  const uint32_t gate_up = shape.gate_up_panels() * kPanelCols;
-  pack_random(model, Matrix::kQkv, qkv, shape.hidden, random);
-  pack_random(model, Matrix::kO, shape.hidden, shape.hidden, random);
-  pack_random(model, Matrix::kGateUp, gate_up, shape.hidden, random);
-  pack_random(model, Matrix::kDown, shape.hidden, shape.intermediate, random);
-  const uint32_t most = *std::max_element(sizes.begin(), sizes.end());
+double median(std::vector<float> times) {
+  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+  return times[times.size() / 2];
+}
+
+void time_products(const Sizes& sizes, const Plan& plan) {
+  const uint32_t most = *std::max_element(plan.rows.begin(), plan.rows.end());
+  const ModelShape shape{.num_layers = plan.layers,
+                         .hidden = sizes.hidden,
+                         .intermediate = sizes.intermediate,
+                         .num_heads = sizes.num_heads,
+                         .num_kv_heads = sizes.num_kv_heads,
+                         .head_dim = kHeadDim,
+                         .vocab = 256,
+                         .norm_eps = 1e-5F,
+                         .world = 1,
+                         .split_tokens = 2048};
   const StepLimits limits{.max_rows = most,
                           .max_sequences = most / kSequenceRows + 1,
                           .max_position = 1024,
                           .num_pages = most / kPageTokens + 1,
                           .max_logit_rows = 0,
                           .max_partials = 0};
-  SharedTables tables;
-  tables.embedding.resize(uint64_t{shape.vocab} * shape.hidden);
-  tables.final_norm.resize(shape.hidden);
-  tables.rope.assign(uint64_t{limits.max_position} * shape.head_dim, 0.7F);
-  cuda::CudaMachine machine(shape, limits, {});
-  machine.set_model(model, tables);
-  std::vector<std::byte> heap(machine.layout().total_bytes);
-  for (uint64_t at = 0; at + 1 < machine.layout().at(Buffer::kCounters); at += sizeof(bf16)) {
-    const bf16 value = to_bf16(static_cast<float>(static_cast<int32_t>(random())) * 0x1p-31F);
-    std::memcpy(heap.data() + at, &value, sizeof(value));
-  }
-  for (const Buffer buffer : {Buffer::kSumSqX, Buffer::kSumSqX1}) {
-    auto* const sums = reinterpret_cast<float*>(heap.data() + machine.layout().at(buffer));
-    std::fill_n(sums, machine.layout().size(buffer) / sizeof(float), 20.0F);
-  }
-  machine.write(static_cast<Buffer>(0), 0, heap.data(), heap.size());
-
-  struct Kind {
-    Opcode opcode;
-    double n, k;
-  };
-  const Kind kinds[] = {
-      {Opcode::kQkvRopeAppend, double(qkv), double(shape.hidden)},
-      {Opcode::kOProjResidual, double(shape.hidden), double(shape.hidden)},
-      {Opcode::kGateUpSilu, double(gate_up), double(shape.hidden)},
-      {Opcode::kDownResidual, double(shape.hidden), double(shape.intermediate)},
-  };
-  std::printf("%-16s %6s %7s %7s %9s %9s\n", "instruction", "rows", "N", "K", "us", "TFLOP/s");
-  for (const Kind& kind : kinds) {
-    for (const uint32_t rows : sizes) {
+  cuda::CudaModel model(shape, limits, {});
+  model.fill_random(1);
+  for (const Opcode opcode : sizes.kinds) {
+    if (!plan.kind.empty() && plan.kind != opcode_name(opcode)) {
+      continue;
+    }
+    const Product product = product_of(shape, opcode);
+    for (const uint32_t rows : plan.rows) {
       const Prompts prompts(rows);
-      const LoweredStep step =
-          only(lower(prompts.request(), shape, limits, {machine.num_sms()}), kind.opcode);
-      machine.upload(step);
-      const double ms = median_ms(machine);
-      std::printf("%-16s %6u %7.0f %7.0f %9.1f %9.1f\n", opcode_name(kind.opcode), rows, kind.n,
-                  kind.k, ms * 1e3, 2.0 * rows * kind.n * kind.k / (ms * 1e9));
+      const double ms = median(model.time_step(prompts.request(), {&opcode, 1},
+                                               {.repeats = kRepeats, .sweep_cache = plan.sweep}));
+      const double us = ms * 1e3 / plan.layers;
+      std::printf("%-8s %-16s %5u %6.0f %6.0f layers %u %s %9.1f us %6.1f TFLOP/s\n", sizes.name,
+                  opcode_name(opcode), rows, product.n, product.k, plan.layers,
+                  plan.sweep ? "swept" : "warm ", us,
+                  2.0 * rows * product.n * product.k / us * 1e-6);
     }
   }
+  std::fflush(stdout);
+}
+
+/// The longer program's time less the shorter one's: launch and end are in both.
+void time_empty() {
+  const ModelShape shape{.num_layers = 1,
+                         .hidden = 256,
+                         .intermediate = 256,
+                         .num_heads = 2,
+                         .num_kv_heads = 1,
+                         .head_dim = kHeadDim,
+                         .vocab = 256,
+                         .norm_eps = 1e-5F,
+                         .world = 1,
+                         .split_tokens = 2048};
+  cuda::CudaModel model(shape, {128, 8, 64, 8, 8, 8}, {});
+  model.fill_random(1);
+  constexpr uint32_t kFew = 64;
+  constexpr uint32_t kMany = 512;
+  const uint32_t sms = model.num_sms();
+  const auto ms = [&](uint32_t each) {
+    return median(model.time_empty(each * sms, {.repeats = kRepeats, .sweep_cache = false}));
+  };
+  std::printf("empty instruction: %.3f us an SM; a launch of one each: %.1f us\n",
+              (ms(kMany) - ms(kFew)) * 1e3 / (kMany - kFew), ms(1) * 1e3);
 }
 
 }  // namespace
@@ -163,13 +161,34 @@ void run(const std::vector<uint32_t>& sizes) {
 
 int main(int argc, char** argv) {
   terrazzo::testing::require_gpu();
-  std::vector<uint32_t> sizes;
+  terrazzo::Plan plan;
   for (int i = 1; i < argc; ++i) {
-    sizes.push_back(static_cast<uint32_t>(std::atoi(argv[i])));
+    const std::string argument = argv[i];
+    if (argument.starts_with("model=")) {
+      plan.model = argument.substr(6);
+    } else if (argument.starts_with("kind=")) {
+      plan.kind = argument.substr(5);
+    } else if (argument.starts_with("layers=")) {
+      plan.layers = static_cast<uint32_t>(std::stoul(argument.substr(7)));
+    } else if (argument == "warm") {
+      plan.sweep = false;
+    } else if (argument == "empty") {
+      plan.empty = true;
+    } else {
+      plan.rows.push_back(static_cast<uint32_t>(std::stoul(argument)));
+    }
   }
-  if (sizes.empty()) {
-    sizes = {512, 1024, 2048, 4096, 8192};
+  if (plan.empty) {
+    terrazzo::time_empty();
+    return 0;
   }
-  terrazzo::run(sizes);
+  if (plan.rows.empty()) {
+    plan.rows = {512, 1024, 2048, 4096, 8192};
+  }
+  for (const terrazzo::Sizes& sizes : terrazzo::all_sizes()) {
+    if (plan.model.empty() || plan.model == sizes.name) {
+      terrazzo::time_products(sizes, plan);
+    }
+  }
   return 0;
 }

@@ -137,6 +137,7 @@ inline constexpr uint32_t kNumSignals = 2;
 enum InstructionFlags : uint8_t {
   kSmallTokens = 1,  // GEMM: operands swapped
   kPartial = 2,      // attend_decode: write unnormalised partial results for attend_merge
+  kBriefRun = 4,     // brief ones follow in the queue: an SM may claim several at once
 };
 
 struct Instruction {
@@ -150,6 +151,15 @@ struct Instruction {
   Operands args;
 };
 
+/// The first word of an instruction.
+struct InstructionHead {
+  Opcode opcode;
+  uint8_t flags;
+  uint8_t layer_offset;
+};
+
+static_assert(sizeof(InstructionHead) == sizeof(uint32_t) && offsetof(Instruction, flags) == 2 &&
+              offsetof(Instruction, layer_offset) == 3);
 static_assert(sizeof(Wait) == 12 && sizeof(Signal) == 8 && sizeof(Operands) == 72);
 static_assert(sizeof(Instruction) == 128 && std::is_trivially_copyable_v<Instruction>);
 static_assert(offsetof(Instruction, waits) == 4 && offsetof(Instruction, signals) == 40 &&

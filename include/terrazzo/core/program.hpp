@@ -46,6 +46,46 @@ constexpr TERRAZZO_FN QueuePlace place_of(const ProgramView& program, uint32_t p
   return {program.epilogue + (position - body), static_cast<int32_t>(program.num_layers), false};
 }
 
+/// A queue position before its instruction has been read.
+struct QueueEntry {
+  const Instruction* instruction;
+  int32_t iteration;  // of the body; -1 in the prologue, num_layers in the epilogue
+
+  constexpr TERRAZZO_FN QueuePlace place(const ProgramView& program, uint32_t layer_offset) const {
+    const auto last = static_cast<int32_t>(program.num_layers);
+    const int32_t layer = iteration + static_cast<int32_t>(layer_offset);
+    return {instruction, layer, iteration < last && layer >= last};
+  }
+};
+
+/// `place_of` for ever later positions, without a division between a claim and its instruction.
+class QueueWalk {
+ public:
+  explicit constexpr TERRAZZO_FN QueueWalk(const ProgramView& program)
+      : program_(program), end_(program.prologue_size) {}
+
+  /// Of a position of the queue, not before the last one.
+  constexpr TERRAZZO_FN QueueEntry at(uint32_t position) {
+    while (position >= end_) {
+      ++iteration_;
+      begin_ = end_;
+      end_ += iteration_ < static_cast<int32_t>(program_.num_layers) ? program_.body_size
+                                                                     : program_.epilogue_size;
+    }
+    const Instruction* const segment = iteration_ < 0 ? program_.prologue
+                                       : iteration_ < static_cast<int32_t>(program_.num_layers)
+                                           ? program_.body
+                                           : program_.epilogue;
+    return {segment + (position - begin_), iteration_};
+  }
+
+ private:
+  const ProgramView& program_;
+  int32_t iteration_ = -1;
+  uint32_t begin_ = 0;  // positions [begin_, end_) are this iteration's
+  uint32_t end_;
+};
+
 /// Index in the bank of counter `relative` as an instruction that runs for `layer` names it.
 constexpr TERRAZZO_FN uint32_t counter_index(uint32_t counters_per_block, int32_t layer,
                                              int32_t relative) {

@@ -22,39 +22,75 @@ struct InstructionCursor {
   }
 };
 
+/// Positions that an SM claims at once in a run of brief instructions.
+inline constexpr uint32_t kBriefClaims = 4;
+
 /// Claims instructions late and puts them into the instruction ring.
+///
+/// Late: once the loader is nearly done with the one before. In a run of brief instructions, where
+/// a claim takes as long as the work, the loader says nothing: some positions are claimed at once,
+/// and the next ones while the first of these is fetched.
 template <class M>
 TERRAZZO_GROUP_FN void run_controller(typename M::Role& role, const StepParams& params) {
   auto& shared = role.shared();
   InstructionCursor<M::kInstructionRing> cursor;
   uint32_t* const bank = params.counters(params.gpu);
+  uint32_t* const head = bank + BankLayout::kQueueHead;
   const uint32_t queue_size = params.program.queue_size();
+  QueueWalk walk(params.program);
   uint32_t claim_phase = 0;
+  bool in_brief_run = false;
+  uint32_t position = 0;
+  uint32_t num_claimed = 0;  // positions from `position` on
+  uint32_t num_claiming = 1;
+  auto claim = role.claim_async(head, num_claiming);
   for (bool end = false; !end;) {
+    if (num_claimed == 0) {
+      position = role.claimed(claim);
+      num_claimed = num_claiming;
+      num_claiming = 0;
+    }
+    end = position >= queue_size;
+    typename M::FetchedInstruction fetched{};
     QueuePlace place{};
-    uint32_t position = 0;
-    do {
-      position = role.claim(bank + BankLayout::kQueueHead);
-      end = position >= queue_size;
-      place = end ? QueuePlace{} : place_of(params.program, position);
-    } while (!end && place.skip);
-    if (end) {
+    if (!end) {
+      if (in_brief_run && num_claiming == 0) {
+        num_claiming = kBriefClaims;
+        claim = role.claim_async(head, num_claiming);
+      }
+      const QueueEntry entry = walk.at(position);
+      fetched = M::fetch_instruction(role, entry.instruction);
+      const InstructionHead first_word = M::head_of(role, fetched);
+      place = entry.place(params.program, first_word.layer_offset);
+      in_brief_run = (first_word.flags & kBriefRun) != 0;
+    } else {
       // No GPU may start the next step before every GPU has ended this one.
       role.acquire(bank + BankLayout::kEnd, 1, params.shape.world, WaitKind::kEnd,
                    BankLayout::kEnd);
     }
-    role.wait(shared.instruction_empty[cursor.index], cursor.phase ^ 1u, WaitKind::kInstructionFree,
-              cursor.index);
-    if (role.is_over()) {
-      role.report_given_up();
-      return;  // the place may still be in use
+    if (!place.skip) {
+      role.wait(shared.instruction_empty[cursor.index], cursor.phase ^ 1u,
+                WaitKind::kInstructionFree, cursor.index);
+      if (role.is_over()) {
+        role.report_given_up();
+        return;  // the place may still be in use
+      }
+      if (!end) {
+        role.note_claim(position);
+      }
+      M::write_instruction(role, shared.instructions[cursor.index], fetched, place.layer, position,
+                           end);
+      role.arrive(shared.instruction_full[cursor.index], WaitKind::kInstruction, cursor.index);
+      cursor.advance();
+      if (!end && !in_brief_run) {
+        role.wait(shared.claim, claim_phase, WaitKind::kClaim, 0);
+        claim_phase ^= 1u;
+      }
     }
-    M::write_instruction(role, shared.instructions[cursor.index], place, position, end);
-    role.arrive(shared.instruction_full[cursor.index], WaitKind::kInstruction, cursor.index);
-    cursor.advance();
-    if (!end) {
-      role.wait(shared.claim, claim_phase, WaitKind::kClaim, 0);
-      claim_phase ^= 1u;
+    ++position;
+    if (--num_claimed == 0 && num_claiming == 0 && !end) {
+      num_claiming = 1;
+      claim = role.claim_async(head, num_claiming);
     }
   }
 }

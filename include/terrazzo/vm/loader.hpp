@@ -138,6 +138,13 @@ class Loader {
   }
 
   TERRAZZO_GROUP_FN void wait_all() {
+    uint32_t counters = 0;
+    for (const Wait& wait : instruction_->waits) {
+      counters += wait.count;
+    }
+    if (counters == 0) {
+      return;
+    }
     for (uint32_t i = 0; i < kNumWaits; ++i) {
       wait(i);
     }
@@ -264,7 +271,7 @@ class Loader {
     instruction_ = &instruction;
     layer_ = layer;
     left_ = plan.total();
-    claimed_ = false;
+    claimed_ = (instruction.flags & kBriefRun) != 0;  // the controller does not wait
     cursor_.begin(plan);
     claim_when_due();
   }

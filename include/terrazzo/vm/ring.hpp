@@ -12,8 +12,11 @@ namespace terrazzo {
 
 inline constexpr uint32_t kMaxPins = 6;
 
+/// Wide GEMM tiles take 3 slots a k tile and start at a multiple of 3.
+inline constexpr uint32_t kWideAlign = 3;
+
 /// Slots of one instruction: `pins` are held to its end, `stream` are freed as they are consumed.
-/// With `align` 3 (GEMMs) the first slot is a multiple of 3.
+/// The first slot is a multiple of `align`, 1 or kWideAlign.
 struct SlotPlan {
   uint32_t pins;
   uint32_t stream;
@@ -34,7 +37,9 @@ struct SlotUse {
 class RingCursor {
  public:
   constexpr TERRAZZO_GROUP_FN void begin(const SlotPlan& plan) {
-    slot_ = round_up(slot_, plan.align) % kNumSlots;
+    if (plan.align == kWideAlign) {  // the only other one is 1: no division by a variable
+      slot_ = round_up(slot_, kWideAlign) % kNumSlots;
+    }
     first_pin_ = slot_;
     num_pins_ = plan.pins;
   }

@@ -33,6 +33,7 @@ class Storer {
     }
     auto& full = role_.shared().stage_full[index_][stage_cursor_.index];
     role_.wait(full, stage_cursor_.phase, WaitKind::kStageFull, stage_cursor_.index);
+    has_stored_ = true;
     return M::stage(role_, index_, stage_cursor_.index);
   }
 
@@ -105,11 +106,14 @@ class Storer {
   TERRAZZO_GROUP_FN void begin(const Instruction& instruction, int32_t layer) {
     instruction_ = &instruction;
     layer_ = layer;
+    has_stored_ = false;
   }
 
   /// Waits until all stores are complete, then adds this storer's share to the counters.
   TERRAZZO_GROUP_FN void finish() {
-    role_.wait_stores_written();
+    if (has_stored_) {
+      role_.wait_stores_written();
+    }
     signal();
     if (pending_) {
       give_back();
@@ -126,6 +130,13 @@ class Storer {
 
  private:
   TERRAZZO_GROUP_FN void signal() {
+    uint32_t counters = 0;
+    for (const Signal& signal : instruction_->signals) {
+      counters += signal.count;
+    }
+    if (counters == 0) {
+      return;
+    }
     for (uint32_t s = 0; s < kNumSignals; ++s) {
       const Signal& signal = instruction_->signals[s];
       if (signal.count == 0) {
@@ -153,6 +164,7 @@ class Storer {
   uint32_t index_;
   const Instruction* instruction_ = nullptr;
   int32_t layer_ = 0;
+  bool has_stored_ = false;  // in this instruction
   StageCursor stage_cursor_;
   bool pending_ = false;  // a stage that was released and not yet given back
   uint32_t pending_stage_ = 0;

@@ -182,6 +182,11 @@ std::vector<float> CudaModel::time_step(const StepRequest& request, std::span<co
   if (!only.empty()) {
     keep_only(parts_->step, only);
   }
+  check(options.layers <= shape_.num_layers, "time_step", "expected at most the model's ",
+        shape_.num_layers, " layers, got ", options.layers);
+  if (options.layers != 0) {
+    parts_->step.num_layers = options.layers;
+  }
   return parts_->time(parts_->step, options);
 }
 

@@ -35,6 +35,7 @@ struct DelayOptions {
 struct TimingOptions {
   uint32_t repeats = 5;     // after one that does not count
   bool sweep_cache = true;  // other bytes go through the L2 before each launch
+  uint32_t layers = 0;      // run so many of the model's layers; 0: all
 };
 
 /// On `shape.world` GPUs, or on fewer with several ranks each. Steps run in order of submission.

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "check.hpp"
+#include "lower/brief_runs.hpp"
 #include "lower/lower.hpp"
 #include "lower/part_of_step.hpp"
 #include "lower/steps.hpp"
@@ -97,6 +98,46 @@ TERRAZZO_TEST(empty_steps_are_as_long_as_asked_for) {
   CHECK_EQ(count(step, Opcode::kEmbed), 1000u);
   CHECK(place_of(step.view(0), 1000).instruction->opcode == Opcode::kStepEnd);
   CHECK(step.counters_per_block() <= max_counters_per_block(kShape, kLimits));
+}
+
+TERRAZZO_TEST(only_runs_of_brief_instructions_are_marked) {
+  const LoweredStep empty = empty_step(3 * kBriefRunLength, kShape);
+  const auto& prologue = empty.gpus[0].segment(Segment::kPrologue);
+  for (uint32_t i = 0; i < prologue.size(); ++i) {
+    CHECK_EQ((prologue[i].flags & kBriefRun) != 0, i + kBriefRunLength < prologue.size());
+  }
+  CHECK_EQ(empty.gpus[0].segment(Segment::kEpilogue).back().flags, 0);
+  LoweredStep step = mixed_step();
+  auto& segment = step.gpus[0].segment(Segment::kPrologue);
+  const Instruction embed = segment.front();
+  segment.assign(2 * kBriefRunLength, embed);
+  segment[kBriefRunLength].opcode = Opcode::kLmHead;
+  mark_brief_runs(step);
+  CHECK(std::none_of(segment.begin(), segment.end(),
+                     [](const Instruction& at) { return (at.flags & kBriefRun) != 0; }));
+  segment.insert(segment.begin(), embed);
+  mark_brief_runs(step);
+  CHECK(segment[0].flags == kBriefRun && segment[1].flags == 0);
+  for (const Instruction& at : step.gpus[0].segment(Segment::kBody)) {
+    CHECK_EQ(at.flags & kBriefRun, 0);
+  }
+}
+
+TERRAZZO_TEST(a_walk_finds_the_places_of_positions) {
+  for (const LoweredStep& step : {mixed_step(), mixed_step({.split_block = 1})}) {
+    const ProgramView program = step.view(0);
+    for (const uint32_t stride : {1u, 3u, program.body_size + 1}) {
+      QueueWalk walk(program);
+      for (uint32_t position = 0; position < program.queue_size(); position += stride) {
+        const QueuePlace expected = place_of(program, position);
+        const QueueEntry entry = walk.at(position);
+        const QueuePlace place = entry.place(program, entry.instruction->layer_offset);
+        CHECK(place.instruction == expected.instruction);
+        CHECK_EQ(place.layer, expected.layer);
+        CHECK_EQ(place.skip, expected.skip);
+      }
+    }
+  }
 }
 
 TERRAZZO_TEST(names_are_those_of_the_table) {

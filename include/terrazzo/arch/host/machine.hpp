@@ -118,14 +118,24 @@ struct Machine {
   /// An ordinary read of memory that instructions write.
   static void check_read(const Role& role, const void* address) { role.check_read(address); }
 
+  /// An instruction on its way to the instruction ring.
+  using FetchedInstruction = const Instruction*;
+
+  static FetchedInstruction fetch_instruction(const Role&, const Instruction* instruction) {
+    return instruction;
+  }
+  static InstructionHead head_of(const Role&, FetchedInstruction fetched) {
+    return {fetched->opcode, fetched->flags, fetched->layer_offset};
+  }
+
   /// The controller puts an instruction, or the end of the queue, into the ring.
-  static void write_instruction(Role&, InstructionSlot& slot, const QueuePlace& place,
-                                uint32_t position, bool end) {
+  static void write_instruction(Role&, InstructionSlot& slot, FetchedInstruction fetched,
+                                int32_t layer, uint32_t position, bool end) {
     slot.end = end;
     slot.position = position;
-    slot.layer = place.layer;
+    slot.layer = layer;
     if (!end) {
-      slot.instruction = *place.instruction;
+      slot.instruction = *fetched;
     }
   }
 

@@ -160,10 +160,17 @@ class Role {
     interleave();
   }
 
-  uint32_t claim(uint32_t* head) {
+  /// Asks for the next `count` positions; `claimed` gives the first.
+  uint32_t claim_async(uint32_t* head, uint32_t count) {
     interleave();
-    return std::atomic_ref<uint32_t>(*head).fetch_add(1, std::memory_order_relaxed);
+    return std::atomic_ref<uint32_t>(*head).fetch_add(count, std::memory_order_relaxed);
   }
+  uint32_t claimed(uint32_t claim) {
+    interleave();
+    return claim;
+  }
+
+  void note_claim(uint32_t) {}
 
   // --- copies ---
 

@@ -141,18 +141,31 @@ struct Machine {
 
   static __device__ __forceinline__ void check_read(const Role&, const void*) {}
 
+  /// An instruction on its way to shared memory: a word a lane.
+  using FetchedInstruction = uint32_t;
+  static_assert(sizeof(Instruction) == kWarpThreads * sizeof(uint32_t));
+
+  static __device__ __forceinline__ FetchedInstruction
+  fetch_instruction(const Role& role, const Instruction* instruction) {
+    return reinterpret_cast<const uint32_t*>(instruction)[role.lane()];
+  }
+
+  static __device__ __forceinline__ InstructionHead head_of(const Role&,
+                                                            FetchedInstruction fetched) {
+    const uint32_t word = __shfl_sync(~0u, fetched, 0);
+    return {static_cast<Opcode>(word), static_cast<uint8_t>(word >> 16),
+            static_cast<uint8_t>(word >> 24)};
+  }
+
   static __device__ __forceinline__ void write_instruction(Role& role, InstructionSlot& slot,
-                                                           const QueuePlace& place,
-                                                           uint32_t position, bool end) {
-    if (!end) {
-      auto* const target = reinterpret_cast<uint32_t*>(&slot.instruction);
-      target[role.lane()] = reinterpret_cast<const uint32_t*>(place.instruction)[role.lane()];
-      static_assert(sizeof(Instruction) == kWarpThreads * sizeof(uint32_t));
-    }
+                                                           FetchedInstruction fetched,
+                                                           int32_t layer, uint32_t position,
+                                                           bool end) {
+    reinterpret_cast<uint32_t*>(&slot.instruction)[role.lane()] = fetched;
     if (role.lane() == 0) {
       slot.end = end ? 1 : 0;
       slot.position = position;
-      slot.layer = place.layer;
+      slot.layer = layer;
     }
   }
 

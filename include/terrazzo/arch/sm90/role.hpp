@@ -152,16 +152,27 @@ class Role {
     }
   }
 
-  __device__ __forceinline__ uint32_t claim(uint32_t* head) {
+  /// Asks for the next `count` positions; `claimed` gives the first. By an elected lane: an atomic
+  /// under `lane == 0` becomes a sum over the warp, whose shuffle waits for it on the spot.
+  __device__ __forceinline__ uint32_t claim_async(uint32_t* head, uint32_t count) {
     uint32_t position = 0;
+    if (elect_one()) {
+      position = aborted_ ? ~0u : atom_add_relaxed_gpu(head, count);
+    }
+    return position;
+  }
+  __device__ __forceinline__ uint32_t claimed(uint32_t claim) {
+    return __reduce_or_sync(~0u, claim);
+  }
+
+  /// This SM runs the instruction at `position` next.
+  __device__ __forceinline__ void note_claim(uint32_t position) {
     if (lane_ == 0) {
-      position = aborted_ ? ~0u : atom_add_relaxed_gpu(head, 1);
       if (launch_.last_claims != nullptr) {
         st_relaxed_sys(launch_.last_claims + sm_, position);
       }
       delay(position);
     }
-    return __shfl_sync(~0u, position, 0);
   }
 
   // --- copies ---
