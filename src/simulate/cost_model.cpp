@@ -17,6 +17,7 @@ constexpr std::pair<const char*, double CostModel::*> kShared[] = {
     {"tensor_tflops", &CostModel::tensor_tflops},
     {"tflops_per_hbm_tbps", &CostModel::tflops_per_hbm_tbps},
     {"cache_bytes", &CostModel::cache_bytes},
+    {"launch_ns", &CostModel::launch_ns},
     {"claim_ns", &CostModel::claim_ns},
     {"handover_ns", &CostModel::handover_ns},
     {"load_latency_ns", &CostModel::load_latency_ns},

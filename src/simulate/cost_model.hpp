@@ -26,8 +26,8 @@ struct KindCost {
   double consume_slot_ns = 0;       // consumers: one slot
   double consume_fixed_ns = 0;      // consumers: after the stream
   double consume_stage_ns = 0;      // consumers: one output panel, after the stream
-  double store_fixed_ns = 0;        // storers: one instruction
-  double store_stage_ns = 0;        // storers: one output panel
+  double store_fixed_ns = 0;        // storers: one instruction, after the consumers
+  double store_stage_ns = 0;        // storers: one output panel, after the consumers
 };
 
 struct CostModel {
@@ -40,6 +40,7 @@ struct CostModel {
   double tensor_tflops = 0;        // of a GPU under its power cap, while HBM is idle
   double tflops_per_hbm_tbps = 0;  // of these, what the power for a TB/s of HBM costs
   double cache_bytes = 0;          // of L2: what was loaded this many bytes ago is still there
+  double launch_ns = 0;            // of a step, before the first claim and after the last store
   double claim_ns = 0;             // from the loader's word to the instruction in the ring
   double handover_ns = 0;          // from one instruction to the next in a role
   double load_latency_ns = 0;      // from a copy's issue to its data, where nothing is under way

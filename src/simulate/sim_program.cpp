@@ -39,7 +39,7 @@ class Compiler {
     out.slots = work.slots;
     out.slot_ns = cost.load_slot_ns;
     out.tensor_ns = work.tensor_flops * 1e-6 * cost.consume_ns_per_mflop;
-    out.stream_ns = work.slots * cost.consume_slot_ns;
+    out.stream_ns = work.busy_slots * cost.consume_slot_ns;
     out.tail_ns = cost.consume_fixed_ns + work.stages * cost.consume_stage_ns;
     out.store_ns = cost.store_fixed_ns + work.stages * cost.store_stage_ns;
     out.load_bytes = static_cast<double>(work.load_bytes);

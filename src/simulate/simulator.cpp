@@ -64,9 +64,9 @@ class Simulation {
   SimResult finish() {
     SimResult result;
     for (SimGpu& gpu : gpus_) {
-      check(gpu.end_ns > 0, "simulate", "the programs of gpu ", &gpu - gpus_.data(),
+      check(gpu.ended, "simulate", "the programs of gpu ", &gpu - gpus_.data(),
             " block after position ", gpu.next_position, ": a wait is never met");
-      result.step_ns = std::max(result.step_ns, gpu.end_ns);
+      result.step_ns = std::max(result.step_ns, gpu.end_ns + model_.launch_ns);
       result.totals.push_back(gpu.totals);
     }
     result.events = std::move(trace_);
@@ -290,7 +290,7 @@ class Simulation {
     const SimInstruction& code = *sm.entry(sm.consumed).code;
     sm.storing = true;
     sm.store_begin_ns = now;
-    double end = std::max(sm.consumer_ns, now + code.store_ns);
+    double end = sm.consumer_ns + code.store_ns;
     if (code.peer_store_bytes > 0) {
       gpu.totals.peer_bytes += code.peer_store_bytes;
       gpu.link_free_ns =
@@ -312,9 +312,8 @@ class Simulation {
     sm.store_ns = kNever;
     sm.stored_ns = now;
     ++sm.stored;
-    if (code.instruction->opcode == Opcode::kStepEnd) {
-      gpu.end_ns = now;
-    }
+    gpu.end_ns = std::max(gpu.end_ns, now);
+    gpu.ended = gpu.ended || code.instruction->opcode == Opcode::kStepEnd;
     const uint32_t own = index_of(gpu);
     for (const Signal& signal : code.instruction->signals) {
       for (uint32_t target = 0; signal.count > 0 && target < gpus_.size(); ++target) {

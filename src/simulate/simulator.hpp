@@ -50,7 +50,7 @@ struct SimTotals {
 };
 
 struct SimResult {
-  double step_ns = 0;              // until the last step_end
+  double step_ns = 0;              // until the last store, launch included
   std::vector<SimTotals> totals;   // [gpu]
   std::vector<TraceEvent> events;  // with `trace`: of every role but the controller
 };

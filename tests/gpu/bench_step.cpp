@@ -5,6 +5,7 @@
 //   STEP             as bench_steps.hpp names it: d64x512, p8x1024, 512@511,2x512@0
 //   shape=8b         or 70b-tp2, 70b-tp8: one GPU's share as a plain model
 //   layers=32        of the model
+//   sms=0            that run the step; 0: all
 //   alone=1          whether each instruction kind is timed alone
 //   order=4:80:95    another order to run each step in, as `to_text(WeavePlan)` writes it; bits must
 //                    equal the plain order's, else the exit status is 1. May be given repeatedly
@@ -38,6 +39,7 @@ constexpr int kRepeats = 9;
 struct Options {
   std::string shape = "8b";
   uint32_t layers = 32;
+  uint32_t sms = 0;
   bool alone = true;
   std::vector<WeavePlan> orders;
   std::string costs;
@@ -94,7 +96,7 @@ class Bench {
   Bench(const Options& options, const ModelShape& shape)
       : options_(options),
         machine_(shape, limits_for(options.steps),
-                 {.trace_events = options.trace.empty() && options.archive.empty() ? 0 : 1U << 21}),
+                 {.num_sms = options.sms, .trace_events = options.trace.empty() && options.archive.empty() ? 0 : 1U << 21}),
         weights_(cuda::random_block(0.03F, 1)),
         values_(cuda::random_block(1.0F, 2)) {
     machine_.weights().fill(weights_, values_);
@@ -352,6 +354,8 @@ int main(int argc, char** argv) {
       options.shape = shape;
     } else if (const char* layers = value_of(argv[i], "layers")) {
       options.layers = static_cast<uint32_t>(std::atoi(layers));
+    } else if (const char* sms = value_of(argv[i], "sms")) {
+      options.sms = static_cast<uint32_t>(std::atoi(sms));
     } else if (const char* alone = value_of(argv[i], "alone")) {
       options.alone = std::atoi(alone) != 0;
     } else if (const char* order = value_of(argv[i], "order")) {

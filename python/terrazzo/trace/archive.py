@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .record import EVENT
+from .record import CONSUMER, EVENT, KIND, STORER, Program
 
 if TYPE_CHECKING:
     from .._core import Programs
@@ -91,11 +91,6 @@ def parse_events(data: bytes, source: str) -> Events:
         columns[name] = np.cumsum(columns[name])
     columns["begin_ns"] -= columns["begin_ns"].min(initial=0)
     columns["end_ns"] = columns["begin_ns"] + columns.pop("duration_ns")
-    # A column of differences starts at 0: what the first event has is the least for these.
-    columns["role"] += 1 - columns["role"].min(initial=1)
-    columns["position"] -= columns["position"].min(initial=0)
-    for name in ("sm", "layer", "opcode"):
-        columns[name] -= min(int(columns[name].min(initial=0)), 0)
     events = np.zeros(count, EVENT)
     for name, column in columns.items():
         events[name] = column
@@ -118,6 +113,30 @@ def merge_warps(events: NDArray[np.void]) -> NDArray[np.void]:
     merged["end_ns"] = np.maximum.reduceat(events["end_ns"], first)
     merged["waited_ns"] = np.minimum.reduceat(events["waited_ns"], first)
     return merged
+
+
+def store_lags(traces: Sequence[Events]) -> dict[str, float]:
+    """By kind of instruction, the median time in ns from the consumers' end to the storers'."""
+    from .._core import kind_names
+
+    names = kind_names()
+    lags: dict[str, list[NDArray[np.float64]]] = {}
+    for trace in traces:
+        programs = trace.run.programs()
+        prologue, body, epilogue = programs.sizes(0)
+        table = Program(prologue, body, epilogue, programs.work(0), [])
+        ends: dict[int, NDArray[np.float64]] = {}
+        for role in (CONSUMER, STORER):
+            chosen = trace.events[trace.events["role"] == role]
+            ends[role] = chosen[np.argsort(chosen["position"])]
+        if len(ends[CONSUMER]) != len(ends[STORER]):
+            raise ValueError(f"[archive] {trace.run.title}: expected an event of each role")
+        rows = table.instructions(ends[STORER]["position"], programs.num_layers)
+        kinds = table.work[rows, KIND].astype(int)
+        lag = ends[STORER]["end_ns"].astype(float) - ends[CONSUMER]["end_ns"].astype(float)
+        for kind in np.unique(kinds):
+            lags.setdefault(names[kind], []).append(lag[kinds == kind])
+    return {kind: max(float(np.median(np.concatenate(all_))), 0.0) for kind, all_ in lags.items()}
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:

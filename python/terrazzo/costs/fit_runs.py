@@ -1,0 +1,151 @@
+"""Fits a device's costs to the times of launches: whole steps, and each kind of instruction alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .device_costs import DeviceCosts
+from .fit import Floats
+
+if TYPE_CHECKING:
+    from .._core import CostModel, Programs
+
+# What all kinds share, in the order in which it is fitted.
+SHARED = (
+    "launch_ns", "hbm_gbps", "tensor_tflops", "l2_gbps", "tflops_per_hbm_tbps", "cache_bytes",
+    "signal_ns", "load_latency_ns", "claim_ns", "handover_ns",
+)  # fmt: skip
+# What is fitted of a kind. The loader's time of a slot comes first: what the others add shows only
+# where it is not the limit.
+OF_KIND = (
+    "load_slot_ns", "consume_ns_per_mflop", "consume_slot_ns", "consume_fixed_ns",
+    "consume_stage_ns",
+)  # fmt: skip
+FIRST_STEP = 0.2  # of a value's logarithm
+LEAST_STEP = 0.01
+SMALLEST = 1.0  # a value of 0 is tried as this
+FEW_LAYERS, MORE_LAYERS = 2, 5  # simulated; a run of more layers is continued from these
+STEP_WEIGHT = 4.0  # of a whole step, against a kind alone
+HALF_WEIGHT_NS = 3e5  # a run of so long has half of the weight of a long one
+STIFFNESS = 1e-3  # of values near where they began: what the runs do not tell stays
+
+
+@dataclass(frozen=True, slots=True)
+class TimedRun:
+    """A launch: its programs, how long it took, and the one kind that ran (empty: a whole step)."""
+
+    title: str
+    programs: Programs
+    opcode: str
+    ns: float
+
+
+def simulated_ns(model: CostModel, programs: Programs) -> float:
+    """Time of a run; of many layers, continued from few."""
+    from .._core import simulate
+
+    if programs.num_layers <= MORE_LAYERS:
+        return simulate(programs, model)[0]
+    few = simulate(programs, model, layers=FEW_LAYERS)[0]
+    more = simulate(programs, model, layers=MORE_LAYERS)[0]
+    return few + (programs.num_layers - FEW_LAYERS) * (more - few) / (MORE_LAYERS - FEW_LAYERS)
+
+
+def run_errors(costs: DeviceCosts, runs: Iterable[TimedRun], *, exact: bool = False) -> Floats:
+    """Relative error of each run's simulated time: [runs]. `exact`: all layers are simulated."""
+    from .._core import simulate
+
+    model = costs.model()
+
+    def error(run: TimedRun) -> float:
+        ns = simulate(run.programs, model)[0] if exact else simulated_ns(model, run.programs)
+        return ns / run.ns - 1
+
+    with ThreadPoolExecutor() as pool:
+        found: Floats = np.array(list(pool.map(error, runs)))
+    return found
+
+
+class _Search:
+    """Changes one value after the other as long as it helps; each has a step of its own."""
+
+    def __init__(self, start: DeviceCosts) -> None:
+        self.start = start
+        self.values = dict(start.values)
+        self.steps: dict[str, float] = {}
+
+    def costs(self, values: dict[str, float]) -> DeviceCosts:
+        return DeviceCosts(self.start.device, self.start.source, self.start.calibrated, values)
+
+    def loss(self, values: dict[str, float], names: Sequence[str], runs: Sequence[TimedRun]) -> float:
+        error = np.log1p(run_errors(self.costs(values), runs))
+        weight = np.array(
+            [(1.0 if r.opcode else STEP_WEIGHT) * r.ns / (r.ns + HALF_WEIGHT_NS) for r in runs]
+        )
+        moved = [np.log(max(values[n], SMALLEST) / max(self.start.values[n], SMALLEST)) for n in names]
+        return float((weight * error**2).sum() / weight.sum() + STIFFNESS * np.square(moved).mean())
+
+    def improve(self, names: Sequence[str], runs: Sequence[TimedRun]) -> float:
+        """One pass over the names; the loss afterwards."""
+        best = self.loss(self.values, names, runs)
+        for name in names:
+            step = self.steps.get(name, FIRST_STEP)
+            if step < LEAST_STEP:
+                continue
+            for factor in (np.exp(step), np.exp(-step)):
+                values = self.values | {name: max(self.values[name], SMALLEST) * float(factor)}
+                loss = self.loss(values, names, runs)
+                if loss < best:
+                    self.values, best = values, loss
+                    self.steps[name] = step * 1.5
+                    break
+            else:
+                self.steps[name] = step / 2
+        return best
+
+
+def fit_runs(
+    start: DeviceCosts,
+    runs: Sequence[TimedRun],
+    *,
+    store_lags: dict[str, float] | None = None,
+    rounds: int = 8,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, float]:
+    """Values that bring simulated and measured times together. Kinds that no run has keep what
+    `start` says. `store_lags`: by kind, ns from the consumers' end to the storers'."""
+    from .._core import kind_names, opcode_names
+
+    values = dict(start.values)
+    for kind, lag in (store_lags or {}).items():
+        values[f"{kind}.store_fixed_ns"] = max(lag - values["store_latency_ns"], 0.0)
+        values[f"{kind}.store_stage_ns"] = 0.0
+    search = _Search(DeviceCosts(start.device, start.source, start.calibrated, values))
+    steps = [run for run in runs if not run.opcode]
+    alone = {name: [run for run in runs if run.opcode == name] for name in opcode_names()}
+    kinds = {kind for run in runs for kind in kinds_of(run.programs)}
+    for turn in range(rounds):
+        for opcode, own in alone.items():
+            if not own:
+                continue
+            for kind in (opcode, f"{opcode}.small"):
+                if kind in kinds and kind in kind_names():
+                    few = [run for run in own if kind in kinds_of(run.programs)]
+                    for _ in range(2):
+                        search.improve([f"{kind}.{field}" for field in OF_KIND], few)
+        loss = search.improve(SHARED, [*steps, *(run for own in alone.values() for run in own)])
+        progress(f"round {turn + 1}: loss {loss**0.5:.2%}")
+    return search.values
+
+
+def kinds_of(programs: Programs) -> set[str]:
+    """Names of the kinds of instructions that a program has, but for the end."""
+    from .._core import kind_names
+
+    names = kind_names()
+    return {names[int(kind)] for kind in np.unique(programs.work(0)[:, 0])} - {"step_end"}
