@@ -1,3 +1,4 @@
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -10,6 +11,7 @@
 #include "lower/part_of_step.hpp"
 #include "lower/work.hpp"
 #include "machine/host/host_model.hpp"
+#include "simulate/estimate.hpp"
 #include "simulate/hbm_bytes.hpp"
 #include "simulate/simulator.hpp"
 #include "simulate/weave_planner.hpp"
@@ -224,7 +226,10 @@ void bind_simulate(nb::module_& m) {
         {
           const nb::gil_scoped_release release;
           result = terrazzo::simulate(programs.step, programs.shape, model,
-                                      {num_sms, layers, trace, tolerance});
+                                      {.num_sms = num_sms,
+                                       .layers = layers,
+                                       .trace = trace,
+                                       .tolerance = tolerance});
         }
         std::vector<double> totals;
         for (const terrazzo::SimTotals& gpu : result.totals) {
@@ -242,6 +247,17 @@ void bind_simulate(nb::module_& m) {
       "(time of the step in ns; a row for each GPU: bytes from HBM, bytes into the rings, FLOPs "
       "issued, bytes to peers; trace events as bytes: records of core/trace_event.hpp). 0 SMs: "
       "as many as the model says; 0 layers: all.");
+  m.def(
+      "estimate",
+      [](const Programs& programs, const CostModel& model, uint32_t num_sms) {
+        const nb::gil_scoped_release release;
+        const terrazzo::StepEstimate found =
+            terrazzo::estimate(programs.step, programs.shape, model, num_sms);
+        return std::pair(found.step_ns, found.clock);
+      },
+      nb::arg("programs"), nb::arg("model"), nb::arg("num_sms") = 0,
+      "(time of the step in ns, clock of the SMs in parts of their highest) from a few layers. 0 "
+      "SMs: as many as the model says.");
   m.def(
       "hbm_bytes",
       [](const Programs& programs, const CostModel& model, uint32_t gpu,

@@ -16,6 +16,8 @@ constexpr std::pair<const char*, double CostModel::*> kShared[] = {
     {"sm_peer_gbps", &CostModel::sm_peer_gbps},
     {"tensor_tflops", &CostModel::tensor_tflops},
     {"tflops_per_hbm_tbps", &CostModel::tflops_per_hbm_tbps},
+    {"power_tflops", &CostModel::power_tflops},
+    {"power_tflops_per_hbm_tbps", &CostModel::power_tflops_per_hbm_tbps},
     {"cache_bytes", &CostModel::cache_bytes},
     {"launch_ns", &CostModel::launch_ns},
     {"claim_ns", &CostModel::claim_ns},

@@ -37,8 +37,11 @@ struct CostModel {
   double l2_gbps = 0;              // of a GPU, what the rings take in
   double nvlink_gbps = 0;          // of a GPU, outwards
   double sm_peer_gbps = 0;         // outwards from one SM
-  double tensor_tflops = 0;        // of a GPU under its power cap, while HBM is idle
+  double tensor_tflops = 0;        // of a GPU at any moment, while HBM is idle
   double tflops_per_hbm_tbps = 0;  // of these, what the power for a TB/s of HBM costs
+  // What the power cap allows on average at the highest clock; 0: anything. Beyond, the clock falls.
+  double power_tflops = 0;
+  double power_tflops_per_hbm_tbps = 0;  // of these, what a TB/s of HBM costs
   double cache_bytes = 0;          // of L2: what was loaded this many bytes ago is still there
   double launch_ns = 0;            // of a step, before the first claim and after the last store
   double claim_ns = 0;             // from the loader's word to the instruction in the ring

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "simulate/estimate.hpp"
 #include "simulate/sim_gpu.hpp"
 #include "simulate/sim_program.hpp"
 #include "terrazzo/core/check.hpp"
@@ -17,7 +18,7 @@ class Simulation {
   Simulation(const LoweredStep& step, const ModelShape& shape, const CostModel& model,
              const SimOptions& options)
       : shape_(shape), model_(model), options_(options), per_block_(step.counters_per_block()) {
-    std::vector<SimProgram> programs = compile_programs(step, shape, model, options.layers);
+    std::vector<SimProgram> programs = compile_programs(step, shape, model, options.layers, options.clock);
     const uint32_t objects = num_objects(programs);
     const uint32_t sms = options.num_sms != 0 ? options.num_sms : model.num_sms;
     for (SimProgram& program : programs) {
@@ -384,7 +385,15 @@ SimResult simulate(const LoweredStep& step, const ModelShape& shape, const CostM
                    const SimOptions& options) {
   model.check_complete();
   check(step.num_layers > 0 && !step.gpus.empty(), "simulate", "expected a step with layers");
-  return Simulation(step, shape, model, options).run();
+  SimOptions known = options;
+  if (known.clock == 0) {
+    known.clock = model.power_tflops == 0
+                      ? 1
+                      : estimate(step, shape, model, options.num_sms, options.clock).clock;
+  }
+  SimResult result = Simulation(step, shape, model, known).run();
+  result.clock = known.clock;
+  return result;
 }
 
 }  // namespace terrazzo

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What all kinds share, in the order in which it is fitted.
 SHARED = (
-    "launch_ns", "hbm_gbps", "tensor_tflops", "l2_gbps", "tflops_per_hbm_tbps", "cache_bytes",
+    "launch_ns", "hbm_gbps", "l2_gbps", "power_tflops", "power_tflops_per_hbm_tbps", "cache_bytes",
     "signal_ns", "load_latency_ns", "claim_ns", "handover_ns",
 )  # fmt: skip
 # What is fitted of a kind. The loader's time of a slot comes first: what the others add shows only
@@ -27,9 +27,9 @@ OF_KIND = (
     "consume_stage_ns",
 )  # fmt: skip
 FIRST_STEP = 0.2  # of a value's logarithm
+RENEWED_STEP = 0.04
 LEAST_STEP = 0.01
 SMALLEST = 1.0  # a value of 0 is tried as this
-FEW_LAYERS, MORE_LAYERS = 2, 5  # simulated; a run of more layers is continued from these
 STEP_WEIGHT = 4.0  # of a whole step, against a kind alone
 HALF_WEIGHT_NS = 3e5  # a run of so long has half of the weight of a long one
 STIFFNESS = 1e-3  # of values near where they began: what the runs do not tell stays
@@ -42,28 +42,21 @@ class TimedRun:
     title: str
     programs: Programs
     opcode: str
+    num_sms: int
     ns: float
-
-
-def simulated_ns(model: CostModel, programs: Programs) -> float:
-    """Time of a run; of many layers, continued from few."""
-    from .._core import simulate
-
-    if programs.num_layers <= MORE_LAYERS:
-        return simulate(programs, model)[0]
-    few = simulate(programs, model, layers=FEW_LAYERS)[0]
-    more = simulate(programs, model, layers=MORE_LAYERS)[0]
-    return few + (programs.num_layers - FEW_LAYERS) * (more - few) / (MORE_LAYERS - FEW_LAYERS)
 
 
 def run_errors(costs: DeviceCosts, runs: Iterable[TimedRun], *, exact: bool = False) -> Floats:
     """Relative error of each run's simulated time: [runs]. `exact`: all layers are simulated."""
-    from .._core import simulate
+    from .._core import estimate, simulate
 
     model = costs.model()
 
     def error(run: TimedRun) -> float:
-        ns = simulate(run.programs, model)[0] if exact else simulated_ns(model, run.programs)
+        if exact:
+            ns = simulate(run.programs, model, num_sms=run.num_sms)[0]
+        else:
+            ns = estimate(run.programs, model, run.num_sms)[0]
         return ns / run.ns - 1
 
     with ThreadPoolExecutor() as pool:
@@ -130,6 +123,8 @@ def fit_runs(
     alone = {name: [run for run in runs if run.opcode == name] for name in opcode_names()}
     kinds = {kind for run in runs for kind in kinds_of(run.programs)}
     for turn in range(rounds):
+        if turn < rounds - 2:  # what has settled is moved again when others have moved
+            search.steps = {name: max(step, RENEWED_STEP) for name, step in search.steps.items()}
         for opcode, own in alone.items():
             if not own:
                 continue
