@@ -173,8 +173,7 @@ void bind_programs(nb::module_& m) {
           "With a split_block the order is woven; with woven_for it is the one that the simulator "
           "finds best for the device. `order` names an order as the property of that name does; "
           "`only` leaves instructions of one kind, without waits.")
-      .def_ro("order", &Programs::order,
-              "\"plain\", or split block and curves of the woven order.")
+      .def_ro("order", &Programs::order, "\"plain\", or split block and curves of the woven order.")
       .def_prop_ro("num_gpus", [](const Programs& self) { return self.step.gpus.size(); })
       .def_prop_ro("num_layers", [](const Programs& self) { return self.step.num_layers; })
       .def("sizes", &sizes_of, nb::arg("gpu"),
@@ -225,11 +224,9 @@ void bind_simulate(nb::module_& m) {
         SimResult result;
         {
           const nb::gil_scoped_release release;
-          result = terrazzo::simulate(programs.step, programs.shape, model,
-                                      {.num_sms = num_sms,
-                                       .layers = layers,
-                                       .trace = trace,
-                                       .tolerance = tolerance});
+          result = terrazzo::simulate(
+              programs.step, programs.shape, model,
+              {.num_sms = num_sms, .layers = layers, .trace = trace, .tolerance = tolerance});
         }
         std::vector<double> totals;
         for (const terrazzo::SimTotals& gpu : result.totals) {
@@ -249,15 +246,15 @@ void bind_simulate(nb::module_& m) {
       "as many as the model says; 0 layers: all.");
   m.def(
       "estimate",
-      [](const Programs& programs, const CostModel& model, uint32_t num_sms) {
+      [](const Programs& programs, const CostModel& model, uint32_t num_sms, double guess) {
         const nb::gil_scoped_release release;
         const terrazzo::StepEstimate found =
-            terrazzo::estimate(programs.step, programs.shape, model, num_sms);
+            terrazzo::estimate(programs.step, programs.shape, model, num_sms, guess);
         return std::pair(found.step_ns, found.clock);
       },
-      nb::arg("programs"), nb::arg("model"), nb::arg("num_sms") = 0,
+      nb::arg("programs"), nb::arg("model"), nb::arg("num_sms") = 0, nb::arg("guess") = 1.0,
       "(time of the step in ns, clock of the SMs in parts of their highest) from a few layers. 0 "
-      "SMs: as many as the model says.");
+      "SMs: as many as the model says. The clock is searched from `guess` on.");
   m.def(
       "hbm_bytes",
       [](const Programs& programs, const CostModel& model, uint32_t gpu,

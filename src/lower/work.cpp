@@ -149,8 +149,8 @@ void WorkTable::attend_decode(Work& work, const Instruction& instruction, uint32
     store_to_owner(work, args.row / kRowBlock, gpu, out);
   }
   work.load_bytes += work.kv_bytes;
-  work.busy_slots = kNumConsumers * slots_per_page(shape) *
-                    std::max(pages_of_consumer[0], pages_of_consumer[1]);
+  work.busy_slots =
+      kNumConsumers * slots_per_page(shape) * std::max(pages_of_consumer[0], pages_of_consumer[1]);
 }
 
 void WorkTable::sample(Work& work, const SampleArgs& args) const {

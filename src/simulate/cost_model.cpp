@@ -12,6 +12,7 @@ constexpr std::pair<const char*, double CostModel::*> kShared[] = {
     {"ring_slots", &CostModel::ring_slots},
     {"hbm_gbps", &CostModel::hbm_gbps},
     {"l2_gbps", &CostModel::l2_gbps},
+    {"l2_per_hbm", &CostModel::l2_per_hbm},
     {"nvlink_gbps", &CostModel::nvlink_gbps},
     {"sm_peer_gbps", &CostModel::sm_peer_gbps},
     {"tensor_tflops", &CostModel::tensor_tflops},

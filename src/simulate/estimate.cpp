@@ -14,8 +14,19 @@ constexpr uint32_t kMostTries = 5;
 constexpr double kExact = 0.005;  // of a clock
 constexpr double kLeastClock = 0.3;
 
-StepEstimate at_clock(const LoweredStep& step, const ModelShape& shape, const CostModel& model,
-                      uint32_t num_sms, double clock) {
+/// The clock at which a step of these averages takes all the power: a FLOP takes energy by the
+/// square of the clock, since voltage follows it; a byte always the same.
+double clock_for(const StepEstimate& step, const CostModel& model) {
+  const double tflops = step.tensor_flops / step.step_ns * 1e-3;
+  const double tbps = step.hbm_bytes / step.step_ns * 1e-3;
+  const double left = model.power_tflops - model.power_tflops_per_hbm_tbps * tbps;
+  return std::clamp(std::sqrt(std::max(left, 0.0) / std::max(tflops, 1e-9)), kLeastClock, 1.0);
+}
+
+}  // namespace
+
+StepEstimate estimate_at(const LoweredStep& step, const ModelShape& shape, const CostModel& model,
+                         uint32_t num_sms, double clock) {
   const auto simulated = [&](uint32_t layers) {
     const SimResult result =
         simulate(step, shape, model, {.num_sms = num_sms, .layers = layers, .clock = clock});
@@ -39,30 +50,19 @@ StepEstimate at_clock(const LoweredStep& step, const ModelShape& shape, const Co
           continued(&StepEstimate::hbm_bytes)};
 }
 
-/// The clock at which a step of these averages takes all the power: a FLOP takes energy by the
-/// square of the clock, since voltage follows it; a byte always the same.
-double clock_for(const StepEstimate& step, const CostModel& model) {
-  const double tflops = step.tensor_flops / step.step_ns * 1e-3;
-  const double tbps = step.hbm_bytes / step.step_ns * 1e-3;
-  const double left = model.power_tflops - model.power_tflops_per_hbm_tbps * tbps;
-  return std::clamp(std::sqrt(std::max(left, 0.0) / std::max(tflops, 1e-9)), kLeastClock, 1.0);
-}
-
-}  // namespace
-
 StepEstimate estimate(const LoweredStep& step, const ModelShape& shape, const CostModel& model,
-                      uint32_t num_sms, double clock) {
-  StepEstimate found = at_clock(step, shape, model, num_sms, clock == 0 ? 1 : clock);
-  if (clock != 0 || model.power_tflops == 0) {
-    return found;
+                      uint32_t num_sms, double guess) {
+  if (model.power_tflops == 0) {
+    return estimate_at(step, shape, model, num_sms, 1);
   }
+  StepEstimate found = estimate_at(step, shape, model, num_sms, guess);
   for (uint32_t tries = 0; tries < kMostTries; ++tries) {
     const double wanted = clock_for(found, model);
     if (std::abs(wanted - found.clock) < kExact) {
       break;
     }
     // A slower clock makes a longer step of less power: the truth is between.
-    found = at_clock(step, shape, model, num_sms, (wanted + found.clock) / 2);
+    found = estimate_at(step, shape, model, num_sms, (wanted + found.clock) / 2);
   }
   return found;
 }

@@ -17,8 +17,12 @@ struct StepEstimate {
 
 /// Simulates few layers and continues from these. The clock follows power over many steps, so it is
 /// one number for all of a step: what `CostModel::power_tflops` allows for the step's averages.
-/// `clock` other than 0: taken as given. `num_sms` 0: as many as the model says.
+/// The search begins at `guess`, the sooner to end. `num_sms` 0: as many as the model says.
 StepEstimate estimate(const LoweredStep& step, const ModelShape& shape, const CostModel& model,
-                      uint32_t num_sms = 0, double clock = 0);
+                      uint32_t num_sms = 0, double guess = 1);
+
+/// The same at a given clock.
+StepEstimate estimate_at(const LoweredStep& step, const ModelShape& shape, const CostModel& model,
+                         uint32_t num_sms, double clock);
 
 }  // namespace terrazzo

@@ -18,7 +18,8 @@ class Simulation {
   Simulation(const LoweredStep& step, const ModelShape& shape, const CostModel& model,
              const SimOptions& options)
       : shape_(shape), model_(model), options_(options), per_block_(step.counters_per_block()) {
-    std::vector<SimProgram> programs = compile_programs(step, shape, model, options.layers, options.clock);
+    std::vector<SimProgram> programs =
+        compile_programs(step, shape, model, options.layers, options.clock);
     const uint32_t objects = num_objects(programs);
     const uint32_t sms = options.num_sms != 0 ? options.num_sms : model.num_sms;
     for (SimProgram& program : programs) {
@@ -282,7 +283,8 @@ class Simulation {
     sm.load_start_ns = now;
     sm.load_waited_ns = sm.flow.load_waited_ns();
     sm.flow.start_load(code.slots, code.slot_ns, code.load_bytes, entry.hbm_bytes,
-                       entry.hbm_bytes - code.stream_bytes);
+                       entry.hbm_bytes - code.stream_bytes,
+                       code.load_bytes + model_.l2_per_hbm * entry.hbm_bytes);
   }
 
   // --- storer ---
@@ -387,9 +389,7 @@ SimResult simulate(const LoweredStep& step, const ModelShape& shape, const CostM
   check(step.num_layers > 0 && !step.gpus.empty(), "simulate", "expected a step with layers");
   SimOptions known = options;
   if (known.clock == 0) {
-    known.clock = model.power_tflops == 0
-                      ? 1
-                      : estimate(step, shape, model, options.num_sms, options.clock).clock;
+    known.clock = model.power_tflops == 0 ? 1 : estimate(step, shape, model, options.num_sms).clock;
   }
   SimResult result = Simulation(step, shape, model, known).run();
   result.clock = known.clock;

@@ -51,7 +51,7 @@ struct SimTotals {
 };
 
 struct SimResult {
-  double clock = 1;    // that the SMs ran at
+  double clock = 1;                // that the SMs ran at
   double step_ns = 0;              // until the last store, launch included
   std::vector<SimTotals> totals;   // [gpu]
   std::vector<TraceEvent> events;  // with `trace`: of every role but the controller

@@ -179,7 +179,8 @@ StepEstimate WeavePlanner::time_of(const StepRequest& request, const WeavePlan& 
   LowerOptions options = options_;
   options.weave = plan;
   const LoweredStep step = lower(request, shape_, limits_, options);
-  return estimate(step, shape_, model_, options.num_sms, clock);
+  return clock == 0 ? estimate(step, shape_, model_, options.num_sms)
+                    : estimate_at(step, shape_, model_, options.num_sms, clock);
 }
 
 PlannedOrder WeavePlanner::search(const StepRequest& request) const {

@@ -2,12 +2,13 @@
 // bytes and products that a step cannot do without, and the same step in other orders.
 //
 // bench_step [OPTION...] STEP...
-//   STEP             as bench_steps.hpp names it: d64x512, p8x1024, 512@511,2x512@0
+//   STEP             as simulate/bench_steps.hpp names it: d64x512, p8x1024, 512@511,2x512@0
 //   shape=8b         or 70b-tp2, 70b-tp8: one GPU's share as a plain model
 //   layers=32        of the model
 //   sms=0            that run the step; 0: all
 //   alone=1          whether each instruction kind is timed alone
-//   order=4:80:95    another order to run each step in, as `to_text(WeavePlan)` writes it; bits must
+//   order=4:80:95    another order to run each step in, as `to_text(WeavePlan)` writes it; bits
+//   must
 //                    equal the plain order's, else the exit status is 1. May be given repeatedly
 //   costs=FILE       lines "name value" of a cost model: the order that the planner finds with it
 //   trace=FILE       instead of times: one launch of each step, its events as CSV
@@ -22,14 +23,14 @@
 #include <string>
 #include <vector>
 
-#include "bench_steps.hpp"
 #include "lower/lower.hpp"
 #include "lower/part_of_step.hpp"
 #include "machine/cuda/cuda_machine.hpp"
 #include "machine/cuda/random_fill.hpp"
 #include "require_gpu.hpp"
+#include "simulate/bench_steps.hpp"
+#include "simulate/step_archive.hpp"
 #include "simulate/weave_planner.hpp"
-#include "step_archive.hpp"
 
 namespace terrazzo {
 namespace {
@@ -96,7 +97,8 @@ class Bench {
   Bench(const Options& options, const ModelShape& shape)
       : options_(options),
         machine_(shape, limits_for(options.steps),
-                 {.num_sms = options.sms, .trace_events = options.trace.empty() && options.archive.empty() ? 0 : 1U << 21}),
+                 {.num_sms = options.sms,
+                  .trace_events = options.trace.empty() && options.archive.empty() ? 0 : 1U << 21}),
         weights_(cuda::random_block(0.03F, 1)),
         values_(cuda::random_block(1.0F, 2)) {
     machine_.weights().fill(weights_, values_);
@@ -118,9 +120,9 @@ class Bench {
     const LoweredStep step = lowered(arrays, {});
     RunRecord run{shape(), kind.name, machine_.num_sms()};
     run.ms = time(step);
-    const double layer_weights = double(shape().qkv_panels() + shape().attention_panels()) *
-                                     kPanelCols * shape().hidden +
-                                 3.0 * shape().hidden * shape().intermediate;
+    const double layer_weights =
+        double(shape().qkv_panels() + shape().attention_panels()) * kPanelCols * shape().hidden +
+        3.0 * shape().hidden * shape().intermediate;
     const double head = double(shape().vocab) * shape().hidden;
     const double weight_bytes = 2.0 * (shape().num_layers * layer_weights + head);
     const double flops =
@@ -218,9 +220,9 @@ class Bench {
     run.shape.num_layers = step.num_layers;
     run.order = to_text(order);
     run.ms = 0;
-    write_events(options_.archive + "/" + options_.shape + "." + std::to_string(num_traces_++) +
-                     ".events",
-                 run, machine_.events());
+    write_events(
+        options_.archive + "/" + options_.shape + "." + std::to_string(num_traces_++) + ".events",
+        run, machine_.events());
   }
 
   /// The step in each other order, and the plain one before and after.
@@ -247,7 +249,8 @@ class Bench {
       const bool equal = seen == expected;
       for (size_t part = 0; part < seen.size(); ++part) {
         if (seen[part] != expected[part]) {
-          const auto at = std::mismatch(seen[part].begin(), seen[part].end(), expected[part].begin());
+          const auto at =
+              std::mismatch(seen[part].begin(), seen[part].end(), expected[part].begin());
           std::printf("    part %zu of the results differs from byte %td of %zu on\n", part,
                       at.first - seen[part].begin(), seen[part].size());
         }
@@ -296,10 +299,10 @@ class Bench {
     const uint64_t rows = ceil_div<uint64_t>(step.rows.size(), kRowBlock) * kRowBlock;
     read(Buffer::kX, 0, rows * shape().hidden * sizeof(bf16));
     for (const Buffer buffer : {Buffer::kCandidates, Buffer::kSampled}) {
-      const uint64_t of_row = machine_.layout().size(buffer) / machine_.limits().compact_blocks() /
-                              kRowBlock;
-      read(buffer, 0, step.logit_rows.size() * (buffer == Buffer::kSampled ? sizeof(SampledToken)
-                                                                           : of_row));
+      const uint64_t of_row =
+          machine_.layout().size(buffer) / machine_.limits().compact_blocks() / kRowBlock;
+      read(buffer, 0,
+           step.logit_rows.size() * (buffer == Buffer::kSampled ? sizeof(SampledToken) : of_row));
     }
     const uint64_t pool = machine_.layout().size(Buffer::kKvPool);
     for (uint64_t part = 0; part < kKvParts; ++part) {
@@ -371,7 +374,8 @@ int main(int argc, char** argv) {
     } else if (parse_step(argv[i], kind)) {
       options.steps.push_back(kind);
     } else {
-      std::fprintf(stderr, "bench_step: %s: expected an option or d64x512, p8x1024, 512@511,2x512@0\n",
+      std::fprintf(stderr,
+                   "bench_step: %s: expected an option or d64x512, p8x1024, 512@511,2x512@0\n",
                    argv[i]);
       return 2;
     }

@@ -19,9 +19,9 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "calibrate",
         help="fit the simulator's costs to measured steps",
         description="Fit what instructions cost on a device to an archive that "
-        "tests/gpu/bench_step.cpp wrote there (a folder or tar file: its part fit is fitted to, held "
-        "and orders are only compared with), or to traces that `terrazzo trace --out` wrote, and "
-        "write a cost file for `terrazzo trace --simulate`.",
+        "tests/gpu/bench_step.cpp wrote there (a folder or tar file: its part fit is fitted to, "
+        "held and orders are only compared with), or to traces that `terrazzo trace --out` wrote, "
+        "and write a cost file for `terrazzo trace --simulate`.",
     )
     parser.add_argument(
         "sources", nargs="+", type=Path, metavar="SOURCE", help="an archive, or trace.npz files"
@@ -32,7 +32,9 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--start", default="h100", metavar="DEVICE", help="costs to begin with [h100]"
     )
-    parser.add_argument("--rounds", type=int, default=10, metavar="N", help="of an archive's fit [10]")
+    parser.add_argument(
+        "--rounds", type=int, default=10, metavar="N", help="of an archive's fit [10]"
+    )
     parser.add_argument(
         "--kinds-only", action="store_true", help="leave capacities and latencies as they are"
     )

@@ -1,8 +1,8 @@
-"""Fits a device's costs to the times of launches: whole steps, and each kind of instruction alone."""
+"""Fits a device's costs to times of launches: whole steps, and each kind of instruction alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,12 +13,12 @@ from .device_costs import DeviceCosts
 from .fit import Floats
 
 if TYPE_CHECKING:
-    from .._core import CostModel, Programs
+    from .._core import Programs
 
 # What all kinds share, in the order in which it is fitted.
 SHARED = (
-    "launch_ns", "hbm_gbps", "l2_gbps", "power_tflops", "power_tflops_per_hbm_tbps", "cache_bytes",
-    "signal_ns", "load_latency_ns", "claim_ns", "handover_ns",
+    "launch_ns", "hbm_gbps", "l2_gbps", "l2_per_hbm", "power_tflops", "power_tflops_per_hbm_tbps",
+    "cache_bytes", "signal_ns", "load_latency_ns", "claim_ns", "handover_ns",
 )  # fmt: skip
 # What is fitted of a kind. The loader's time of a slot comes first: what the others add shows only
 # where it is not the limit.
@@ -29,13 +29,15 @@ OF_KIND = (
 FIRST_STEP = 0.2  # of a value's logarithm
 RENEWED_STEP = 0.04
 LEAST_STEP = 0.01
-SMALLEST = 1.0  # a value of 0 is tried as this
+SMALLEST = 0.1  # a value of 0 is tried as this
 STEP_WEIGHT = 4.0  # of a whole step, against a kind alone
 HALF_WEIGHT_NS = 3e5  # a run of so long has half of the weight of a long one
+LEAST_SHARED_NS = 5e5  # a kind alone that takes less tells little of what all share
+SMALL = ".small"
 STIFFNESS = 1e-3  # of values near where they began: what the runs do not tell stays
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TimedRun:
     """A launch: its programs, how long it took, and the one kind that ran (empty: a whole step)."""
 
@@ -46,17 +48,25 @@ class TimedRun:
     ns: float
 
 
-def run_errors(costs: DeviceCosts, runs: Iterable[TimedRun], *, exact: bool = False) -> Floats:
-    """Relative error of each run's simulated time: [runs]. `exact`: all layers are simulated."""
+def run_errors(
+    costs: DeviceCosts,
+    runs: Sequence[TimedRun],
+    *,
+    exact: bool = False,
+    clocks: dict[TimedRun, float] | None = None,
+) -> Floats:
+    """Relative error of each run's simulated time: [runs]. `exact`: all layers are simulated.
+    `clocks`: where the search for a run's clock begins, and where it ended."""
     from .._core import estimate, simulate
 
     model = costs.model()
+    known = {} if clocks is None else clocks
 
     def error(run: TimedRun) -> float:
         if exact:
             ns = simulate(run.programs, model, num_sms=run.num_sms)[0]
         else:
-            ns = estimate(run.programs, model, run.num_sms)[0]
+            ns, known[run] = estimate(run.programs, model, run.num_sms, known.get(run, 1.0))
         return ns / run.ns - 1
 
     with ThreadPoolExecutor() as pool:
@@ -71,16 +81,21 @@ class _Search:
         self.start = start
         self.values = dict(start.values)
         self.steps: dict[str, float] = {}
+        self.clocks: dict[TimedRun, float] = {}
 
     def costs(self, values: dict[str, float]) -> DeviceCosts:
         return DeviceCosts(self.start.device, self.start.source, self.start.calibrated, values)
 
-    def loss(self, values: dict[str, float], names: Sequence[str], runs: Sequence[TimedRun]) -> float:
-        error = np.log1p(run_errors(self.costs(values), runs))
+    def loss(
+        self, values: dict[str, float], names: Sequence[str], runs: Sequence[TimedRun]
+    ) -> float:
+        error = np.log1p(run_errors(self.costs(values), runs, clocks=self.clocks))
         weight = np.array(
             [(1.0 if r.opcode else STEP_WEIGHT) * r.ns / (r.ns + HALF_WEIGHT_NS) for r in runs]
         )
-        moved = [np.log(max(values[n], SMALLEST) / max(self.start.values[n], SMALLEST)) for n in names]
+        moved = [
+            np.log(max(values[n], SMALLEST) / max(self.start.values[n], SMALLEST)) for n in names
+        ]
         return float((weight * error**2).sum() / weight.sum() + STIFFNESS * np.square(moved).mean())
 
     def improve(self, names: Sequence[str], runs: Sequence[TimedRun]) -> float:
@@ -112,28 +127,25 @@ def fit_runs(
 ) -> dict[str, float]:
     """Values that bring simulated and measured times together. Kinds that no run has keep what
     `start` says. `store_lags`: by kind, ns from the consumers' end to the storers'."""
-    from .._core import kind_names, opcode_names
-
     values = dict(start.values)
     for kind, lag in (store_lags or {}).items():
         values[f"{kind}.store_fixed_ns"] = max(lag - values["store_latency_ns"], 0.0)
         values[f"{kind}.store_stage_ns"] = 0.0
     search = _Search(DeviceCosts(start.device, start.source, start.calibrated, values))
-    steps = [run for run in runs if not run.opcode]
-    alone = {name: [run for run in runs if run.opcode == name] for name in opcode_names()}
-    kinds = {kind for run in runs for kind in kinds_of(run.programs)}
+    by_kind: dict[str, list[TimedRun]] = {}
+    for run in runs:
+        for kind in kinds_of(run.programs):
+            # Alone, few tokens are limited by HBM; what an SM takes shows in whole steps.
+            if run.opcode or kind.endswith(SMALL):
+                by_kind.setdefault(kind, []).append(run)
+    shared_by = [run for run in runs if not run.opcode or run.ns > LEAST_SHARED_NS]
     for turn in range(rounds):
         if turn < rounds - 2:  # what has settled is moved again when others have moved
             search.steps = {name: max(step, RENEWED_STEP) for name, step in search.steps.items()}
-        for opcode, own in alone.items():
-            if not own:
-                continue
-            for kind in (opcode, f"{opcode}.small"):
-                if kind in kinds and kind in kind_names():
-                    few = [run for run in own if kind in kinds_of(run.programs)]
-                    for _ in range(2):
-                        search.improve([f"{kind}.{field}" for field in OF_KIND], few)
-        loss = search.improve(SHARED, [*steps, *(run for own in alone.values() for run in own)])
+        for kind, own in by_kind.items():
+            for _ in range(2):
+                search.improve([f"{kind}.{field}" for field in OF_KIND], own)
+        loss = search.improve(SHARED, shared_by)
         progress(f"round {turn + 1}: loss {loss**0.5:.2%}")
     return search.values
 

@@ -17,6 +17,8 @@ from .record import CONSUMER, EVENT, KIND, STORER, Program
 if TYPE_CHECKING:
     from .._core import Programs
 
+SHORT_ORDER = 12  # characters of an order's text in a title
+WHOLE_GPU = 132  # SMs that titles do not tell
 COLUMNS = ("role", "position", "layer", "opcode", "sm", "begin_ns", "duration_ns")
 
 
@@ -40,15 +42,17 @@ class Run:
         try:
             return cls(**json.loads(line))
         except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"[archive] {source}: expected a record of a launch: {error}") from error
+            message = f"[archive] {source}: expected a record of a launch: {error}"
+            raise ValueError(message) from error
 
     @property
     def title(self) -> str:
         """Sizes and step, for people."""
-        order = "" if self.order == "plain" else ", woven" if len(self.order) > 12 else self.order
+        order = "" if self.order == "plain" else f", woven {self.order[:SHORT_ORDER]}"
         return (
             f"{self.shape['hidden']:.0f} wide, {self.shape['num_layers']:.0f} layers, {self.step}"
             f"{order}{', ' + self.kind if self.kind else ''}"
+            + (f", {self.num_sms} SMs" if self.num_sms != WHOLE_GPU else "")
         )
 
     def programs(self) -> Programs:
@@ -125,7 +129,7 @@ def store_lags(traces: Sequence[Events]) -> dict[str, float]:
         programs = trace.run.programs()
         prologue, body, epilogue = programs.sizes(0)
         table = Program(prologue, body, epilogue, programs.work(0), [])
-        ends: dict[int, NDArray[np.float64]] = {}
+        ends: dict[int, NDArray[np.void]] = {}
         for role in (CONSUMER, STORER):
             chosen = trace.events[trace.events["role"] == role]
             ends[role] = chosen[np.argsort(chosen["position"])]

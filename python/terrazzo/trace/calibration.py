@@ -60,7 +60,9 @@ def measured_steps(traces: Sequence[StepTrace]) -> list[MeasuredStep]:
 
 def timed_runs(runs: Sequence[Run]) -> list[TimedRun]:
     """Launches of an archive with their programs."""
-    return [TimedRun(run.title, run.programs(), run.kind, run.num_sms, run.ms * 1e6) for run in runs]
+    return [
+        TimedRun(run.title, run.programs(), run.kind, run.num_sms, run.ms * 1e6) for run in runs
+    ]
 
 
 LEAST_DIFFERENCE = 0.03  # of two orders' times that should be ranked right
