@@ -64,7 +64,7 @@ double median_ms(cuda::CudaMachine& machine) {
     machine.launch();
     cuda::check_cuda(cudaEventRecord(end.get(), machine.stream()));
     machine.wait();
-    cuda::check_cuda(cudaEventSynchronize(end.get()));
+    cuda::check_cuda(cudaEventSynchronize(end.get()));  // it comes after what `wait` waits for
     float ms = 0;
     cuda::check_cuda(cudaEventElapsedTime(&ms, begin.get(), end.get()));
     if (i >= 1) {
