@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What all kinds share, in the order in which it is fitted.
 SHARED = (
-    "launch_ns", "hbm_gbps", "l2_gbps", "l2_per_hbm", "power_tflops", "power_tflops_per_hbm_tbps",
+    "hbm_gbps", "l2_gbps", "l2_per_hbm", "power_tflops", "power_tflops_per_hbm_tbps",
     "cache_bytes", "signal_ns", "load_latency_ns", "claim_ns", "handover_ns",
 )  # fmt: skip
 # What is fitted of a kind. The loader's time of a slot comes first: what the others add shows only
@@ -34,6 +34,8 @@ STEP_WEIGHT = 4.0  # of a whole step, against a kind alone
 HALF_WEIGHT_NS = 3e5  # a run of so long has half of the weight of a long one
 LEAST_SHARED_NS = 5e5  # a kind alone that takes less tells little of what all share
 SMALL = ".small"
+# What only several GPUs run is taken to be as what one of them runs.
+ALIKE = {"down_partial": "down_residual", "down_partial.small": "down_residual.small"}
 STIFFNESS = 1e-3  # of values near where they began: what the runs do not tell stays
 
 
@@ -126,11 +128,16 @@ def fit_runs(
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
     """Values that bring simulated and measured times together. Kinds that no run has keep what
-    `start` says. `store_lags`: by kind, ns from the consumers' end to the storers'."""
+    `start` says, but for those of `ALIKE`. `store_lags`: by kind, ns from the consumers' end to the storers'."""
     values = dict(start.values)
     for kind, lag in (store_lags or {}).items():
         values[f"{kind}.store_fixed_ns"] = max(lag - values["store_latency_ns"], 0.0)
         values[f"{kind}.store_stage_ns"] = 0.0
+    ends = [run for run in runs if run.opcode == "step_end"]
+    if ends:  # a launch that does nothing else
+        costs = DeviceCosts(start.device, start.source, start.calibrated, values)
+        excess = [run.ns * -error for run, error in zip(ends, run_errors(costs, ends), strict=True)]
+        values["launch_ns"] = max(values["launch_ns"] + float(np.median(excess)), 0.0)
     search = _Search(DeviceCosts(start.device, start.source, start.calibrated, values))
     by_kind: dict[str, list[TimedRun]] = {}
     for run in runs:
@@ -147,6 +154,12 @@ def fit_runs(
                 search.improve([f"{kind}.{field}" for field in OF_KIND], own)
         loss = search.improve(SHARED, shared_by)
         progress(f"round {turn + 1}: loss {loss**0.5:.2%}")
+    for kind, other in ALIKE.items():
+        if kind not in by_kind and other in by_kind:
+            names = {name for name in search.values if name.startswith(f"{other}.")}
+            fields = {name.removeprefix(f"{other}.") for name in names}
+            for field in fields & {*OF_KIND, "store_fixed_ns", "store_stage_ns"}:
+                search.values[f"{kind}.{field}"] = search.values[f"{other}.{field}"]
     return search.values
 
 

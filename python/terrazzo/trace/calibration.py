@@ -35,8 +35,10 @@ def samples_of(traces: Sequence[StepTrace]) -> list[Sample]:
 
 
 def _columns(trace: StepTrace) -> list[NDArray[np.float64]]:
-    """Rows of work and busy times of loader, consumer and storer, instruction by instruction."""
+    """Rows of work, busy times of loader and consumer, and how long after the consumer the storer
+    ends, instruction by instruction."""
     columns: list[NDArray[np.float64]] = []
+    consumed = np.zeros(0, np.int64)
     for role in (LOADER, CONSUMER, STORER):
         chosen = trace.role(role)
         order = np.lexsort((trace.events["position"][chosen], trace.events["gpu"][chosen]))
@@ -44,6 +46,11 @@ def _columns(trace: StepTrace) -> list[NDArray[np.float64]]:
         if not columns:
             columns.append(trace.work(chosen)[order])
         busy = (events["end_ns"] - events["begin_ns"]).astype(np.int64) - events["waited_ns"]
+        end = events["end_ns"].astype(np.int64)
+        if role == CONSUMER:
+            consumed = end
+        elif role == STORER:
+            busy = end - consumed
         columns.append(np.maximum(busy, 0).astype(np.float64))
     return columns
 
