@@ -128,7 +128,8 @@ def fit_runs(
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
     """Values that bring simulated and measured times together. Kinds that no run has keep what
-    `start` says, but for those of `ALIKE`. `store_lags`: by kind, ns from the consumers' end to the storers'."""
+    `start` says, but for those of `ALIKE`. `store_lags`: by kind, ns from the consumers' end to
+    the storers'."""
     values = dict(start.values)
     for kind, lag in (store_lags or {}).items():
         values[f"{kind}.store_fixed_ns"] = max(lag - values["store_latency_ns"], 0.0)
@@ -141,7 +142,7 @@ def fit_runs(
     search = _Search(DeviceCosts(start.device, start.source, start.calibrated, values))
     by_kind: dict[str, list[TimedRun]] = {}
     for run in runs:
-        for kind in kinds_of(run.programs):
+        for kind in sorted(kinds_of(run.programs)):
             # Alone, few tokens are limited by HBM; what an SM takes shows in whole steps.
             if run.opcode or kind.endswith(SMALL):
                 by_kind.setdefault(kind, []).append(run)
