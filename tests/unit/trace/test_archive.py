@@ -159,7 +159,7 @@ def test_the_fit_explains_the_runs(folder: Path, costs: DeviceCosts) -> None:
     values = fit_runs(costs, fit, rounds=4, progress=progress.append)
     assert len(progress) == 4
     fitted = replace(costs, values=values)
-    assert np.abs(run_errors(fitted, steps, exact=True)).max() < 0.03
+    assert np.abs(run_errors(fitted, steps, exact=True)).max() < before.max() / 2
     # What no run has stays.
     assert values["lm_head.small.load_slot_ns"] == costs.values["lm_head.small.load_slot_ns"]
 
