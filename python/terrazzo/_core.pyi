@@ -241,10 +241,14 @@ class CudaModel:
 class Programs:
     """The programs of a step, one a GPU, without a machine."""
 
-    def __init__(self, shape: ModelShape, limits: StepLimits, arrays: StepArrays, *, num_sms: int, split_block: int = 0, attention_percent: int = 90, woven_for: CostModel | None = None) -> None:
+    def __init__(self, shape: ModelShape, limits: StepLimits, arrays: StepArrays, *, num_sms: int, split_block: int = 0, attention_percent: int = 90, woven_for: CostModel | None = None, order: str = 'plain', only: str = '') -> None:
         """
-        With a split_block the order is woven; with woven_for it is the one that the simulator finds best for the device.
+        With a split_block the order is woven; with woven_for it is the one that the simulator finds best for the device. `order` names an order as the property of that name does; `only` leaves instructions of one kind, without waits.
         """
+
+    @property
+    def order(self) -> str:
+        """"plain", or split block and curves of the woven order."""
 
     @property
     def num_gpus(self) -> int: ...
@@ -296,6 +300,11 @@ def kind_names() -> list[str]:
 def simulate(programs: Programs, model: CostModel, *, num_sms: int = 0, layers: int = 0, trace: bool = False, tolerance: float = 0.02) -> tuple[float, Annotated[NDArray[numpy.float64], dict(shape=(None, None))], bytes]:
     """
     (time of the step in ns; a row for each GPU: bytes from HBM, bytes into the rings, FLOPs issued, bytes to peers; trace events as bytes: records of core/trace_event.hpp). 0 SMs: as many as the model says; 0 layers: all.
+    """
+
+def estimate(programs: Programs, model: CostModel, num_sms: int = 0, guess: float = 1.0) -> tuple[float, float]:
+    """
+    (time of the step in ns, clock of the SMs in parts of their highest) from a few layers. 0 SMs: as many as the model says. The clock is searched from `guess` on.
     """
 
 def hbm_bytes(programs: Programs, model: CostModel, gpu: int, positions: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], begin_ns: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu', writable=False)], end_ns: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> Annotated[NDArray[numpy.float64], dict(shape=(None, None))]:

@@ -1,3 +1,4 @@
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -7,8 +8,10 @@
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
 #include "lower/lower.hpp"
+#include "lower/part_of_step.hpp"
 #include "lower/work.hpp"
 #include "machine/host/host_model.hpp"
+#include "simulate/estimate.hpp"
 #include "simulate/hbm_bytes.hpp"
 #include "simulate/simulator.hpp"
 #include "simulate/weave_planner.hpp"
@@ -35,6 +38,7 @@ using terrazzo::bindings::StepArrays;
 struct Programs {
   ModelShape shape;
   LoweredStep step;
+  std::string order;  // as to_text(WeavePlan)
 };
 
 using Matrix = nb::ndarray<nb::numpy, double, nb::ndim<2>>;
@@ -146,20 +150,30 @@ void bind_programs(nb::module_& m) {
           "__init__",
           [](Programs* self, const ModelShape& shape, const StepLimits& limits,
              const StepArrays& arrays, uint32_t num_sms, uint32_t split_block,
-             uint32_t attention_percent, const CostModel* woven_for) {
+             uint32_t attention_percent, const CostModel* woven_for, const std::string& order,
+             const std::string& only) {
             const StepRequest request = arrays.request();
-            terrazzo::LowerOptions options{num_sms, plan_of(split_block, attention_percent)};
+            terrazzo::LowerOptions options{num_sms, split_block != 0
+                                                        ? plan_of(split_block, attention_percent)
+                                                        : terrazzo::weave_plan_of(order)};
             if (woven_for != nullptr) {
               terrazzo::WeavePlanner planner(shape, limits, options, *woven_for);
               options.weave = planner.plan(request).plan;
             }
-            new (self) Programs{shape, terrazzo::lower(request, shape, limits, options)};
+            LoweredStep step = terrazzo::lower(request, shape, limits, options);
+            if (!only.empty()) {
+              const terrazzo::Opcode opcode = terrazzo::opcode_named(only);
+              terrazzo::keep_only(step, {&opcode, 1});
+            }
+            new (self) Programs{shape, std::move(step), to_text(options.weave)};
           },
           nb::arg("shape"), nb::arg("limits"), nb::arg("arrays"), nb::kw_only(), nb::arg("num_sms"),
           nb::arg("split_block") = 0, nb::arg("attention_percent") = 90,
-          nb::arg("woven_for") = nb::none(),
+          nb::arg("woven_for") = nb::none(), nb::arg("order") = "plain", nb::arg("only") = "",
           "With a split_block the order is woven; with woven_for it is the one that the simulator "
-          "finds best for the device.")
+          "finds best for the device. `order` names an order as the property of that name does; "
+          "`only` leaves instructions of one kind, without waits.")
+      .def_ro("order", &Programs::order, "\"plain\", or split block and curves of the woven order.")
       .def_prop_ro("num_gpus", [](const Programs& self) { return self.step.gpus.size(); })
       .def_prop_ro("num_layers", [](const Programs& self) { return self.step.num_layers; })
       .def("sizes", &sizes_of, nb::arg("gpu"),
@@ -210,8 +224,9 @@ void bind_simulate(nb::module_& m) {
         SimResult result;
         {
           const nb::gil_scoped_release release;
-          result = terrazzo::simulate(programs.step, programs.shape, model,
-                                      {num_sms, layers, trace, tolerance});
+          result = terrazzo::simulate(
+              programs.step, programs.shape, model,
+              {.num_sms = num_sms, .layers = layers, .trace = trace, .tolerance = tolerance});
         }
         std::vector<double> totals;
         for (const terrazzo::SimTotals& gpu : result.totals) {
@@ -229,6 +244,17 @@ void bind_simulate(nb::module_& m) {
       "(time of the step in ns; a row for each GPU: bytes from HBM, bytes into the rings, FLOPs "
       "issued, bytes to peers; trace events as bytes: records of core/trace_event.hpp). 0 SMs: "
       "as many as the model says; 0 layers: all.");
+  m.def(
+      "estimate",
+      [](const Programs& programs, const CostModel& model, uint32_t num_sms, double guess) {
+        const nb::gil_scoped_release release;
+        const terrazzo::StepEstimate found =
+            terrazzo::estimate(programs.step, programs.shape, model, num_sms, guess);
+        return std::pair(found.step_ns, found.clock);
+      },
+      nb::arg("programs"), nb::arg("model"), nb::arg("num_sms") = 0, nb::arg("guess") = 1.0,
+      "(time of the step in ns, clock of the SMs in parts of their highest) from a few layers. 0 "
+      "SMs: as many as the model says. The clock is searched from `guess` on.");
   m.def(
       "hbm_bytes",
       [](const Programs& programs, const CostModel& model, uint32_t gpu,

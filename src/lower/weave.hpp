@@ -13,6 +13,8 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
+#include <string_view>
 
 #include "lower/lowered_step.hpp"
 
@@ -37,6 +39,12 @@ struct WeavePlan {
   // For attention of B beside the rest of A, and the other way round.
   std::array<WeaveCurve, 2> curves{even_curve(90), even_curve(90)};
 };
+
+/// A plan as a text: "plain", "4:80:95" (split block, percents of even curves), or with curves knot
+/// by knot, two hexadecimal digits each: "4:000a14...:0008...".
+std::string to_text(const WeavePlan& plan);
+/// The plan of such a text; throws `Error` for anything else.
+WeavePlan weave_plan_of(std::string_view text);
 
 /// Reorders the programs of a lowered step. Throws `Error` when the step has no block to split at.
 void weave(LoweredStep& step, const WeavePlan& plan);

@@ -124,9 +124,11 @@ void WorkTable::attend_decode(Work& work, const Instruction& instruction, uint32
   const AttendDecodeArgs& args = instruction.args.attend_decode;
   const uint64_t head_bytes = uint64_t{shape.head_panels()} * shape.group() * kRowBytes;
   const uint32_t pages_per_split = shape.split_tokens / kPageTokens;
+  uint32_t pages_of_consumer[kNumConsumers] = {};
   for (uint32_t i = 0; i < args.rows; ++i) {
     const auto range = AttendDecode::pages_of(params_, args, args.row + i);
     const uint32_t pages = range.end - range.begin;
+    pages_of_consumer[i / AttendDecode::half_rows(args)] += pages;
     const uint32_t context = AttendDecode::context_of(params_, args.row + i);
     const uint32_t tokens =
         std::min(context, range.end * kPageTokens) - std::min(context, range.begin * kPageTokens);
@@ -147,6 +149,8 @@ void WorkTable::attend_decode(Work& work, const Instruction& instruction, uint32
     store_to_owner(work, args.row / kRowBlock, gpu, out);
   }
   work.load_bytes += work.kv_bytes;
+  work.busy_slots =
+      kNumConsumers * slots_per_page(shape) * std::max(pages_of_consumer[0], pages_of_consumer[1]);
 }
 
 void WorkTable::sample(Work& work, const SampleArgs& args) const {
@@ -212,6 +216,7 @@ Work WorkTable::of(const Instruction& instruction, uint32_t gpu) const {
   LlamaInstructions::dispatch(instruction.opcode, [&](auto operation) {
     work.slots = operation.slots(instruction, params_).total();
   });
+  work.busy_slots = std::max(work.busy_slots, work.slots);
   return work;
 }
 

@@ -12,6 +12,7 @@ struct Work {
   double flops = 0;         // of valid rows, columns and visible tokens; multiply and add count two
   double tensor_flops = 0;  // as issued to the tensor cores: with the padding of tiles and groups
   uint32_t slots = 0;       // of the ring
+  uint32_t busy_slots = 0;  // twice those that the busier of the two consumers works on
   uint32_t stages = 0;      // output panels that both consumers hand to their storers
   uint64_t load_bytes = 0;  // into slots
   uint64_t weight_bytes = 0;       // of which constant data: weights, embeddings

@@ -26,8 +26,8 @@ struct KindCost {
   double consume_slot_ns = 0;       // consumers: one slot
   double consume_fixed_ns = 0;      // consumers: after the stream
   double consume_stage_ns = 0;      // consumers: one output panel, after the stream
-  double store_fixed_ns = 0;        // storers: one instruction
-  double store_stage_ns = 0;        // storers: one output panel
+  double store_fixed_ns = 0;        // storers: one instruction, after the consumers
+  double store_stage_ns = 0;        // storers: one output panel, after the consumers
 };
 
 struct CostModel {
@@ -35,17 +35,23 @@ struct CostModel {
   double ring_slots = 12;          // that the loader may be ahead of the consumers
   double hbm_gbps = 0;             // of a GPU
   double l2_gbps = 0;              // of a GPU, what the rings take in
+  double l2_per_hbm = 0;           // of that rate, what a byte from HBM takes besides
   double nvlink_gbps = 0;          // of a GPU, outwards
   double sm_peer_gbps = 0;         // outwards from one SM
-  double tensor_tflops = 0;        // of a GPU under its power cap, while HBM is idle
+  double tensor_tflops = 0;        // of a GPU at any moment, while HBM is idle
   double tflops_per_hbm_tbps = 0;  // of these, what the power for a TB/s of HBM costs
-  double cache_bytes = 0;          // of L2: what was loaded this many bytes ago is still there
-  double claim_ns = 0;             // from the loader's word to the instruction in the ring
-  double handover_ns = 0;          // from one instruction to the next in a role
-  double load_latency_ns = 0;      // from a copy's issue to its data, where nothing is under way
-  double store_latency_ns = 0;     // from the last store's issue to its completion
-  double signal_ns = 0;            // from a completed store to a waiting loader, inside a GPU
-  double peer_signal_ns = 0;       // the same between GPUs
+  // What the power cap allows on average at the highest clock; 0: anything. Beyond, the clock
+  // falls.
+  double power_tflops = 0;
+  double power_tflops_per_hbm_tbps = 0;  // of these, what a TB/s of HBM costs
+  double cache_bytes = 0;       // of L2: what was loaded this many bytes ago is still there
+  double launch_ns = 0;         // of a step, before the first claim and after the last store
+  double claim_ns = 0;          // from the loader's word to the instruction in the ring
+  double handover_ns = 0;       // from one instruction to the next in a role
+  double load_latency_ns = 0;   // from a copy's issue to its data, where nothing is under way
+  double store_latency_ns = 0;  // from the last store's issue to its completion
+  double signal_ns = 0;         // from a completed store to a waiting loader, inside a GPU
+  double peer_signal_ns = 0;    // the same between GPUs
   KindCost kinds[kNumKinds];
 
   /// Sets one value by its name, such as "hbm_gbps" or "lm_head.small.load_slot_ns". Throws `Error`

@@ -30,7 +30,8 @@ struct SimGpu {
   Shares shares;
   Usage usage;              // of all SMs
   double link_free_ns = 0;  // when NVLink has sent all that was handed to it
-  double end_ns = 0;
+  double end_ns = 0;        // of what has been stored so far
+  bool ended = false;       // step_end is among it
   SimTotals totals;
 
   /// After a change on an SM.

@@ -12,8 +12,8 @@ enum class Held : uint32_t { kX, kX1, kAttention, kAct, kCompact, kQuery, kOther
 
 class Compiler {
  public:
-  Compiler(const LoweredStep& step, const ModelShape& shape, const CostModel& model)
-      : step_(step), model_(model), work_(shape, tables_of(step)) {}
+  Compiler(const LoweredStep& step, const ModelShape& shape, const CostModel& model, double clock)
+      : step_(step), model_(model), slowed_(1 / clock), work_(shape, tables_of(step)) {}
 
   SimProgram compile(uint32_t gpu, uint32_t layers) {
     SimProgram program{{}, step_.view(gpu)};
@@ -37,10 +37,10 @@ class Compiler {
     SimInstruction out{};
     out.instruction = &instruction;
     out.slots = work.slots;
-    out.slot_ns = cost.load_slot_ns;
-    out.tensor_ns = work.tensor_flops * 1e-6 * cost.consume_ns_per_mflop;
-    out.stream_ns = work.slots * cost.consume_slot_ns;
-    out.tail_ns = cost.consume_fixed_ns + work.stages * cost.consume_stage_ns;
+    out.slot_ns = slowed_ * cost.load_slot_ns;
+    out.tensor_ns = slowed_ * work.tensor_flops * 1e-6 * cost.consume_ns_per_mflop;
+    out.stream_ns = slowed_ * work.busy_slots * cost.consume_slot_ns;
+    out.tail_ns = slowed_ * (cost.consume_fixed_ns + work.stages * cost.consume_stage_ns);
     out.store_ns = cost.store_fixed_ns + work.stages * cost.store_stage_ns;
     out.load_bytes = static_cast<double>(work.load_bytes);
     out.tensor_flops = work.tensor_flops;
@@ -119,6 +119,7 @@ class Compiler {
 
   const LoweredStep& step_;
   const CostModel& model_;
+  double slowed_;
   WorkTable work_;
   std::unordered_map<uint64_t, uint32_t> objects_;
 };
@@ -144,8 +145,8 @@ const SimInstruction& SimProgram::at(const QueuePlace& place) const {
 }
 
 std::vector<SimProgram> compile_programs(const LoweredStep& step, const ModelShape& shape,
-                                         const CostModel& model, uint32_t layers) {
-  Compiler compiler(step, shape, model);
+                                         const CostModel& model, uint32_t layers, double clock) {
+  Compiler compiler(step, shape, model, clock);
   std::vector<SimProgram> programs;
   for (uint32_t gpu = 0; gpu < step.gpus.size(); ++gpu) {
     programs.push_back(compiler.compile(gpu, layers));

@@ -45,8 +45,9 @@ struct SimProgram {
 };
 
 /// One a GPU. `step` must outlive them. With `layers` other than 0 the body runs that many times.
+/// `clock` of the SMs, in parts of that at which the model's times hold.
 std::vector<SimProgram> compile_programs(const LoweredStep& step, const ModelShape& shape,
-                                         const CostModel& model, uint32_t layers);
+                                         const CostModel& model, uint32_t layers, double clock = 1);
 
 /// Objects of all GPUs' programs are numbered below this.
 uint32_t num_objects(const std::vector<SimProgram>& programs);

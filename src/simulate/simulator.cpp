@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "simulate/estimate.hpp"
 #include "simulate/sim_gpu.hpp"
 #include "simulate/sim_program.hpp"
 #include "terrazzo/core/check.hpp"
@@ -17,7 +18,8 @@ class Simulation {
   Simulation(const LoweredStep& step, const ModelShape& shape, const CostModel& model,
              const SimOptions& options)
       : shape_(shape), model_(model), options_(options), per_block_(step.counters_per_block()) {
-    std::vector<SimProgram> programs = compile_programs(step, shape, model, options.layers);
+    std::vector<SimProgram> programs =
+        compile_programs(step, shape, model, options.layers, options.clock);
     const uint32_t objects = num_objects(programs);
     const uint32_t sms = options.num_sms != 0 ? options.num_sms : model.num_sms;
     for (SimProgram& program : programs) {
@@ -64,9 +66,9 @@ class Simulation {
   SimResult finish() {
     SimResult result;
     for (SimGpu& gpu : gpus_) {
-      check(gpu.end_ns > 0, "simulate", "the programs of gpu ", &gpu - gpus_.data(),
+      check(gpu.ended, "simulate", "the programs of gpu ", &gpu - gpus_.data(),
             " block after position ", gpu.next_position, ": a wait is never met");
-      result.step_ns = std::max(result.step_ns, gpu.end_ns);
+      result.step_ns = std::max(result.step_ns, gpu.end_ns + model_.launch_ns);
       result.totals.push_back(gpu.totals);
     }
     result.events = std::move(trace_);
@@ -281,7 +283,8 @@ class Simulation {
     sm.load_start_ns = now;
     sm.load_waited_ns = sm.flow.load_waited_ns();
     sm.flow.start_load(code.slots, code.slot_ns, code.load_bytes, entry.hbm_bytes,
-                       entry.hbm_bytes - code.stream_bytes);
+                       entry.hbm_bytes - code.stream_bytes,
+                       code.load_bytes + model_.l2_per_hbm * entry.hbm_bytes);
   }
 
   // --- storer ---
@@ -290,7 +293,7 @@ class Simulation {
     const SimInstruction& code = *sm.entry(sm.consumed).code;
     sm.storing = true;
     sm.store_begin_ns = now;
-    double end = std::max(sm.consumer_ns, now + code.store_ns);
+    double end = sm.consumer_ns + code.store_ns;
     if (code.peer_store_bytes > 0) {
       gpu.totals.peer_bytes += code.peer_store_bytes;
       gpu.link_free_ns =
@@ -312,9 +315,8 @@ class Simulation {
     sm.store_ns = kNever;
     sm.stored_ns = now;
     ++sm.stored;
-    if (code.instruction->opcode == Opcode::kStepEnd) {
-      gpu.end_ns = now;
-    }
+    gpu.end_ns = std::max(gpu.end_ns, now);
+    gpu.ended = gpu.ended || code.instruction->opcode == Opcode::kStepEnd;
     const uint32_t own = index_of(gpu);
     for (const Signal& signal : code.instruction->signals) {
       for (uint32_t target = 0; signal.count > 0 && target < gpus_.size(); ++target) {
@@ -385,7 +387,13 @@ SimResult simulate(const LoweredStep& step, const ModelShape& shape, const CostM
                    const SimOptions& options) {
   model.check_complete();
   check(step.num_layers > 0 && !step.gpus.empty(), "simulate", "expected a step with layers");
-  return Simulation(step, shape, model, options).run();
+  SimOptions known = options;
+  if (known.clock == 0) {
+    known.clock = model.power_tflops == 0 ? 1 : estimate(step, shape, model, options.num_sms).clock;
+  }
+  SimResult result = Simulation(step, shape, model, known).run();
+  result.clock = known.clock;
+  return result;
 }
 
 }  // namespace terrazzo

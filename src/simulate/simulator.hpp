@@ -22,6 +22,7 @@ struct SimOptions {
   uint32_t num_sms = 0;  // of a GPU; 0: as many as the model says
   uint32_t layers = 0;   // that the body runs for; 0: all
   bool trace = false;
+  double clock = 0;  // of the SMs, in parts of their highest; 0: what the step's power allows
   // A shared resource may be overdrawn, or left idle by the slowed, by this part before its shares
   // are worked out again. 0 is exact and slow.
   double tolerance = 0.02;
@@ -50,7 +51,8 @@ struct SimTotals {
 };
 
 struct SimResult {
-  double step_ns = 0;              // until the last step_end
+  double clock = 1;                // that the SMs ran at
+  double step_ns = 0;              // until the last store, launch included
   std::vector<SimTotals> totals;   // [gpu]
   std::vector<TraceEvent> events;  // with `trace`: of every role but the controller
 };

@@ -46,12 +46,14 @@ class SmFlow {
  public:
   static constexpr double kEpsilon = 1e-6;  // slots
 
-  /// Slots of one instruction that the loader copies from now on.
-  void start_load(double slots, double slot_ns, double bytes, double hbm_bytes, double fill_bytes) {
+  /// Slots of one instruction that the loader copies from now on. `l2_bytes`: of L2's rate that
+  /// they take.
+  void start_load(double slots, double slot_ns, double bytes, double hbm_bytes, double fill_bytes,
+                  double l2_bytes) {
     loading_ = true;
     load_left_ = slots;
     slot_ns_ = slot_ns;
-    bytes_per_slot_ = bytes / slots;
+    l2_per_slot_ = l2_bytes / slots;
     hbm_per_slot_ = hbm_bytes / slots;
     fill_per_slot_ = fill_bytes / slots;
     hbm_share_ = bytes > 0 ? hbm_bytes / bytes : 0;
@@ -123,7 +125,7 @@ class SmFlow {
     use_rate_ = use;
     load_waits_ = loading_ ? 1 - load * slot_ns_ : 0;
     stream_waits_ = streaming_ ? 1 - use / able_to_use : 0;
-    usage_ = {load * hbm_per_slot_, load * fill_per_slot_, load * bytes_per_slot_,
+    usage_ = {load * hbm_per_slot_, load * fill_per_slot_, load * l2_per_slot_,
               use * flops_per_slot_};
   }
 
@@ -161,7 +163,7 @@ class SmFlow {
   double load_left_ = 0;
   double use_left_ = 0;
   double slot_ns_ = 0;
-  double bytes_per_slot_ = 0;
+  double l2_per_slot_ = 0;
   double hbm_per_slot_ = 0;
   double fill_per_slot_ = 0;
   double hbm_share_ = 0;

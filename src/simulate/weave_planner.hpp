@@ -7,6 +7,7 @@
 
 #include "lower/lower.hpp"
 #include "simulate/cost_model.hpp"
+#include "simulate/estimate.hpp"
 
 namespace terrazzo {
 
@@ -40,7 +41,7 @@ class WeavePlanner {
   using Key = std::tuple<uint32_t, uint32_t, uint32_t, uint32_t>;
   static Key key_of(const StepRequest& request);
   PlannedOrder search(const StepRequest& request) const;
-  double time_of(const StepRequest& request, const WeavePlan& plan) const;
+  StepEstimate time_of(const StepRequest& request, const WeavePlan& plan, double clock = 0) const;
 
   ModelShape shape_;
   StepLimits limits_;

@@ -1,13 +1,24 @@
-// Whole steps of an 8B Llama with random weights: time of a step, of each instruction kind alone,
-// and the bytes and products that a step cannot do without.
+// Whole steps of a Llama with random weights: time of a step, of each instruction kind alone, the
+// bytes and products that a step cannot do without, and the same step in other orders.
 //
-// bench_step STEP...    a step is d<sequences>x<context> (decode), p<sequences>x<tokens> (prompts),
-//                       layers=<n>, sms=<n> (all unless given), or trace=<file>: then one launch
-//                       of each step, its events as CSV
+// bench_step [OPTION...] STEP...
+//   STEP             as simulate/bench_steps.hpp names it: d64x512, p8x1024, 512@511,2x512@0
+//   shape=8b         or 70b-tp2, 70b-tp8: one GPU's share as a plain model
+//   layers=32        of the model
+//   sms=0            that run the step; 0: all
+//   alone=1          whether each instruction kind is timed alone
+//   order=4:80:95    another order to run each step in, as `to_text(WeavePlan)` writes it; bits
+//   must
+//                    equal the plain order's, else the exit status is 1. May be given repeatedly
+//   costs=FILE       lines "name value" of a cost model: the order that the planner finds with it
+//   trace=FILE       instead of times: one launch of each step, its events as CSV
+//   archive=FOLDER   times go to FOLDER/runs.jsonl too, and events of a launch to FOLDER/N.events
+//   traced=2         layers of these launches; 0: none
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <random>
 #include <string>
 #include <vector>
@@ -17,68 +28,26 @@
 #include "machine/cuda/cuda_machine.hpp"
 #include "machine/cuda/random_fill.hpp"
 #include "require_gpu.hpp"
+#include "simulate/bench_steps.hpp"
+#include "simulate/step_archive.hpp"
+#include "simulate/weave_planner.hpp"
 
 namespace terrazzo {
 namespace {
 
 constexpr int kRepeats = 9;
 
-struct StepKind {
-  bool prefill;
-  uint32_t sequences;
-  uint32_t tokens;  // context of a decoding sequence, or length of a prompt
-
-  uint32_t rows() const { return prefill ? sequences * tokens : sequences; }
-  uint32_t pages_each() const { return ceil_div(tokens, kPageTokens); }
-};
-
-ModelShape llama_8b(uint32_t layers) {
-  return {.num_layers = layers,
-          .hidden = 4096,
-          .intermediate = 14336,
-          .num_heads = 32,
-          .num_kv_heads = 8,
-          .head_dim = 128,
-          .vocab = 128256,
-          .norm_eps = 1e-5F,
-          .world = 1,
-          .split_tokens = 2048};
-}
-
-/// The arrays of a step; page tables never alias.
-struct StepArrays {
-  std::vector<int32_t> tokens, lens, contexts, indptr{0}, pages, logit_rows, top_k, output_position;
-  std::vector<float> temperature, top_p;
-  std::vector<uint64_t> seed;
-  std::vector<uint8_t> want_logits;
-
-  StepArrays(const StepKind& kind, uint32_t vocab, std::mt19937_64& random) {
-    for (uint32_t s = 0; s < kind.sequences; ++s) {
-      const uint32_t length = kind.prefill ? kind.tokens : 1;
-      lens.push_back(static_cast<int32_t>(length));
-      contexts.push_back(kind.prefill ? 0 : static_cast<int32_t>(kind.tokens - 1));
-      for (uint32_t i = 0; i < length; ++i) {
-        tokens.push_back(static_cast<int32_t>(random() % vocab));
-      }
-      for (uint32_t page = 0; page < kind.pages_each(); ++page) {
-        pages.push_back(static_cast<int32_t>(pages.size()));
-      }
-      indptr.push_back(static_cast<int32_t>(pages.size()));
-      logit_rows.push_back(static_cast<int32_t>(tokens.size()) - 1);
-    }
-    std::shuffle(pages.begin(), pages.end(), random);
-    temperature.assign(kind.sequences, 0.0F);
-    top_p.assign(kind.sequences, 1.0F);
-    top_k.assign(kind.sequences, 0);
-    output_position.assign(kind.sequences, 0);
-    seed.assign(kind.sequences, 1);
-    want_logits.assign(kind.sequences, 0);
-  }
-
-  StepRequest request() const {
-    return {tokens,      lens,  contexts, indptr, pages,           logit_rows,
-            temperature, top_k, top_p,    seed,   output_position, want_logits};
-  }
+struct Options {
+  std::string shape = "8b";
+  uint32_t layers = 32;
+  uint32_t sms = 0;
+  bool alone = true;
+  std::vector<WeavePlan> orders;
+  std::string costs;
+  std::string trace;
+  std::string archive;
+  uint32_t traced = 2;
+  std::vector<StepKind> steps;
 };
 
 LoweredStep only(LoweredStep step, Opcode opcode) {
@@ -95,7 +64,7 @@ double median_ms(cuda::CudaMachine& machine) {
     machine.launch();
     cuda::check_cuda(cudaEventRecord(end.get(), machine.stream()));
     machine.wait();
-    cuda::check_cuda(cudaEventSynchronize(end.get()));
+    cuda::check_cuda(cudaEventSynchronize(end.get()));  // it comes after what `wait` waits for
     float ms = 0;
     cuda::check_cuda(cudaEventElapsedTime(&ms, begin.get(), end.get()));
     if (i >= 1) {
@@ -122,130 +91,294 @@ double copy_rate(const std::byte* from, std::byte* to, uint64_t bytes) {
   return 2.0 * static_cast<double>(bytes) / (times[2] * 1e-3);
 }
 
-void report(cuda::CudaMachine& machine, const StepKind& kind, std::mt19937_64& random,
-            double bandwidth) {
-  const ModelShape& shape = machine.shape();
-  const StepArrays arrays(kind, shape.vocab, random);
-  const LoweredStep step = lower(arrays.request(), shape, machine.limits(), {machine.num_sms()});
-  machine.upload(step);
-  const double ms = median_ms(machine);
-  const double layer_weights =
-      double(shape.qkv_panels() + shape.hidden_panels()) * kPanelCols * shape.hidden +
-      3.0 * shape.hidden * shape.intermediate;
-  const double head = double(shape.vocab) * shape.hidden;
-  const double weight_bytes = 2.0 * (shape.num_layers * layer_weights + head);
-  const double flops =
-      2.0 * (kind.rows() * shape.num_layers * layer_weights + kind.sequences * head);
-  const double kv_bytes = kind.prefill ? 0.0
-                                       : 4.0 * shape.num_layers * shape.num_kv_heads *
-                                             shape.head_dim * kind.sequences * kind.tokens;
-  std::printf(
-      "%c%ux%u layers %u: %.3f ms; GEMM %.1f TFLOP (%.0f TFLOP/s), weights %.2f GB, KV %.2f "
-      "GB: bytes alone %.3f ms\n",
-      kind.prefill ? 'p' : 'd', kind.sequences, kind.tokens, shape.num_layers, ms, flops * 1e-12,
-      flops * 1e-9 / ms, weight_bytes * 1e-9, kv_bytes * 1e-9,
-      (weight_bytes + kv_bytes) / bandwidth * 1e3);
-  for (uint32_t i = 0; i < kNumOpcodes; ++i) {
-    const auto opcode = static_cast<Opcode>(i);
-    const LoweredStep part = only(step, opcode);
-    uint64_t count = 0;
-    for (const auto& segment : part.gpus[0].segments) {
-      count += segment.size();
+/// Steps of one model on the device.
+class Bench {
+ public:
+  Bench(const Options& options, const ModelShape& shape)
+      : options_(options),
+        machine_(shape, limits_for(options.steps),
+                 {.num_sms = options.sms,
+                  .trace_events = options.trace.empty() && options.archive.empty() ? 0 : 1U << 21}),
+        weights_(cuda::random_block(0.03F, 1)),
+        values_(cuda::random_block(1.0F, 2)) {
+    machine_.weights().fill(weights_, values_);
+    fill_heap();
+  }
+
+  /// Bytes that a copy within the device reads and writes a second.
+  double copy_bandwidth() {
+    const ModelView view = machine_.weights().view();
+    const WeightView& from = view.matrices[static_cast<uint32_t>(Matrix::kGateUp)];
+    const WeightView& to = view.matrices[static_cast<uint32_t>(Matrix::kDown)];
+    const uint64_t bytes =
+        std::min<uint64_t>(to.layer_stride_bytes * machine_.shape().num_layers, 2ull << 30);
+    return copy_rate(from.data, const_cast<std::byte*>(to.data), bytes);
+  }
+
+  void report(const StepKind& kind, double bandwidth) {
+    const StepArrays arrays(kind, shape().vocab, random_);
+    const LoweredStep step = lowered(arrays, {});
+    RunRecord run{shape(), kind.name, machine_.num_sms()};
+    run.ms = time(step);
+    const double layer_weights =
+        double(shape().qkv_panels() + shape().attention_panels()) * kPanelCols * shape().hidden +
+        3.0 * shape().hidden * shape().intermediate;
+    const double head = double(shape().vocab) * shape().hidden;
+    const double weight_bytes = 2.0 * (shape().num_layers * layer_weights + head);
+    const double flops =
+        2.0 * (kind.rows() * shape().num_layers * layer_weights + kind.sequences() * head);
+    const double kv_bytes = 4.0 * shape().num_layers * shape().num_kv_heads * shape().head_dim *
+                            static_cast<double>(kind.decode_tokens());
+    std::printf(
+        "%s %s layers %u: %.3f ms; GEMM %.1f TFLOP (%.0f TFLOP/s), weights %.2f GB, KV %.2f "
+        "GB: bytes alone %.3f ms\n",
+        options_.shape.c_str(), kind.name.c_str(), shape().num_layers, run.ms, flops * 1e-12,
+        flops * 1e-9 / run.ms, weight_bytes * 1e-9, kv_bytes * 1e-9,
+        (weight_bytes + kv_bytes) / bandwidth * 1e3);
+    keep(run);
+    if (options_.alone) {
+      report_alone(step, run);
     }
-    if (count > 1 || opcode == Opcode::kStepEnd) {
-      machine.upload(part);
-      std::printf("    %-16s %6llu a layer or end  %9.3f ms alone\n", opcode_name(opcode),
-                  static_cast<unsigned long long>(count - 1), median_ms(machine));
+    if (!options_.archive.empty() && options_.traced != 0) {
+      archive_events(arrays, run, {});
+    }
+    report_orders(arrays, step, run);
+  }
+
+  /// One line an instruction and role, in nanoseconds.
+  void write_trace(const StepKind& kind) {
+    const StepArrays arrays(kind, shape().vocab, random_);
+    const LoweredStep step =
+        lowered(arrays, options_.orders.empty() ? WeavePlan{} : options_.orders.front());
+    machine_.run(step);
+    machine_.run(step);
+    const ArchiveFile file(options_.trace, "w");
+    std::fprintf(file.get(), "begin,end,position,layer,sm,role,opcode\n");
+    for (const TraceEvent& event : machine_.events()) {
+      std::fprintf(file.get(), "%llu,%llu,%u,%d,%u,%u,%s\n",
+                   static_cast<unsigned long long>(event.begin_ns),
+                   static_cast<unsigned long long>(event.end_ns), event.position, event.layer,
+                   event.sm, static_cast<unsigned>(event.role), opcode_name(event.opcode));
+    }
+  }
+
+  int differences() const { return differences_; }
+
+ private:
+  const ModelShape& shape() const { return machine_.shape(); }
+
+  /// Everything but the counters.
+  void fill_heap() {
+    const uint64_t heap_bytes = machine_.layout().at(Buffer::kCounters);
+    for (uint64_t at = 0; at < heap_bytes; at += values_.bytes()) {
+      machine_.write(static_cast<Buffer>(0), at, values_.data(),
+                     std::min<uint64_t>(values_.bytes(), heap_bytes - at));
+    }
+    cuda::check_cuda(cudaDeviceSynchronize());  // copies within a device return before they end
+  }
+
+  LoweredStep lowered(const StepArrays& arrays, const WeavePlan& order, uint32_t layers = 0) const {
+    ModelShape shape = machine_.shape();
+    shape.num_layers = layers == 0 ? shape.num_layers : std::min(layers, shape.num_layers);
+    return lower(arrays.request(), shape, machine_.limits(), {machine_.num_sms(), order});
+  }
+
+  double time(const LoweredStep& step) {
+    machine_.upload(step);
+    return median_ms(machine_);
+  }
+
+  void keep(const RunRecord& run) {
+    if (!options_.archive.empty()) {
+      append_record(options_.archive + "/runs.jsonl", run);
+    }
+  }
+
+  void report_alone(const LoweredStep& step, RunRecord run) {
+    for (uint32_t i = 0; i < kNumOpcodes; ++i) {
+      const auto opcode = static_cast<Opcode>(i);
+      const LoweredStep part = only(step, opcode);
+      uint64_t count = 0;
+      for (const auto& segment : part.gpus[0].segments) {
+        count += segment.size();
+      }
+      if (count > 1 || opcode == Opcode::kStepEnd) {
+        run.kind = opcode_name(opcode);
+        run.ms = time(part);
+        keep(run);
+        std::printf("    %-16s %6llu a layer or end  %9.3f ms alone\n", opcode_name(opcode),
+                    static_cast<unsigned long long>(count - 1), run.ms);
+        std::fflush(stdout);
+      }
+    }
+  }
+
+  void archive_events(const StepArrays& arrays, RunRecord run, const WeavePlan& order) {
+    const LoweredStep step = lowered(arrays, order, options_.traced);
+    machine_.run(step);
+    machine_.run(step);
+    run.shape.num_layers = step.num_layers;
+    run.order = to_text(order);
+    run.ms = 0;
+    write_events(
+        options_.archive + "/" + options_.shape + "." + std::to_string(num_traces_++) + ".events",
+        run, machine_.events());
+  }
+
+  /// The step in each other order, and the plain one before and after.
+  void report_orders(const StepArrays& arrays, const LoweredStep& plain, RunRecord run) {
+    std::vector<WeavePlan> orders = options_.orders;
+    if (!options_.costs.empty()) {
+      WeavePlanner planner(shape(), machine_.limits(), {machine_.num_sms()}, costs());
+      const PlannedOrder& planned = planner.plan(arrays.request());
+      std::printf("    planned %s: simulated %.3f ms, plain %.3f ms\n",
+                  to_text(planned.plan).c_str(), planned.best_ns * 1e-6, planned.plain_ns * 1e-6);
+      if (planned.plan.split_block != 0) {
+        orders.push_back(planned.plan);
+      }
+    }
+    const auto blocks = ceil_div(static_cast<uint32_t>(arrays.tokens.size()), kRowBlock);
+    std::erase_if(orders, [&](const WeavePlan& order) { return order.split_block >= blocks; });
+    if (orders.empty()) {
+      return;
+    }
+    const Results expected = results(plain);
+    for (const WeavePlan& order : orders) {
+      const LoweredStep step = lowered(arrays, order);
+      const Results seen = results(step);
+      const bool equal = seen == expected;
+      for (size_t part = 0; part < seen.size(); ++part) {
+        if (seen[part] != expected[part]) {
+          const auto at =
+              std::mismatch(seen[part].begin(), seen[part].end(), expected[part].begin());
+          std::printf("    part %zu of the results differs from byte %td of %zu on\n", part,
+                      at.first - seen[part].begin(), seen[part].size());
+        }
+      }
+      differences_ += equal ? 0 : 1;
+      const double before = time(plain);
+      run.order = to_text(order);
+      run.ms = time(step);
+      keep(run);
+      const double after = time(plain);
+      std::printf("    order %-12.24s %9.3f ms; plain %.3f, %.3f ms: %.3f times as fast, bits %s\n",
+                  run.order.c_str(), run.ms, before, after, (before + after) / 2 / run.ms,
+                  equal ? "equal" : "DIFFER");
       std::fflush(stdout);
+      if (!options_.archive.empty() && options_.traced != 0) {
+        archive_events(arrays, run, order);
+      }
     }
   }
-}
 
-/// One line an instruction and role, in nanoseconds.
-void write_trace(cuda::CudaMachine& machine, const StepKind& kind, std::mt19937_64& random,
-                 const std::string& path) {
-  const StepArrays arrays(kind, machine.shape().vocab, random);
-  const LoweredStep step =
-      lower(arrays.request(), machine.shape(), machine.limits(), {machine.num_sms()});
-  machine.run(step);
-  machine.run(step);
-  std::FILE* const file = std::fopen(path.c_str(), "w");
-  check(file != nullptr, "bench_step", "cannot write ", path);
-  std::fprintf(file, "begin,end,position,layer,sm,role,opcode\n");
-  for (const TraceEvent& event : machine.events()) {
-    std::fprintf(file, "%llu,%llu,%u,%d,%u,%u,%s\n",
-                 static_cast<unsigned long long>(event.begin_ns),
-                 static_cast<unsigned long long>(event.end_ns), event.position, event.layer,
-                 event.sm, static_cast<unsigned>(event.role), opcode_name(event.opcode));
-  }
-  std::fclose(file);
-}
-
-void run(const std::vector<StepKind>& kinds, uint32_t layers, uint32_t num_sms,
-         const std::string& trace) {
-  std::mt19937_64 random(1);
-  StepLimits limits{};
-  for (const StepKind& kind : kinds) {
-    limits.max_rows = std::max(limits.max_rows, kind.rows());
-    limits.max_sequences = std::max(limits.max_sequences, kind.sequences);
-    limits.max_position = std::max(limits.max_position, kind.tokens + 1);
-    limits.num_pages = std::max(limits.num_pages, kind.sequences * kind.pages_each());
-  }
-  limits.max_partials = 4096;
-  constexpr uint32_t kTraceEvents = 1 << 21;
-  cuda::CudaMachine machine(llama_8b(layers), limits,
-                            {.num_sms = num_sms, .trace_events = trace.empty() ? 0 : kTraceEvents});
-  {
-    const auto weights = cuda::random_block(0.03F, 1);
-    const auto values = cuda::random_block(1.0F, 2);
-    machine.weights().fill(weights, values);
-    const uint64_t heap_bytes = machine.layout().at(Buffer::kCounters);
-    for (uint64_t at = 0; at < heap_bytes; at += values.bytes()) {
-      machine.write(static_cast<Buffer>(0), at, values.data(),
-                    std::min<uint64_t>(values.bytes(), heap_bytes - at));
+  CostModel costs() const {
+    CostModel model;
+    std::ifstream file(options_.costs);
+    check(file.good(), "bench_step", "cannot read ", options_.costs);
+    std::string name;
+    for (double value = 0; file >> name >> value;) {
+      model.set(name, value);
     }
+    return model;
   }
-  const ModelView view = machine.weights().view();
-  const WeightView& from = view.matrices[static_cast<uint32_t>(Matrix::kGateUp)];
-  const WeightView& to = view.matrices[static_cast<uint32_t>(Matrix::kDown)];
-  const uint64_t bytes = std::min<uint64_t>(to.layer_stride_bytes * layers, 2ull << 30);
-  const double bandwidth = copy_rate(from.data, const_cast<std::byte*>(to.data), bytes);
+
+  using Results = std::vector<std::vector<std::byte>>;
+
+  /// What a step leaves behind when nothing was there: the residual stream, candidates, tokens, and
+  /// parts of the KV pool.
+  Results results(const LoweredStep& step) {
+    constexpr uint64_t kPartBytes = 32 << 20;
+    constexpr uint64_t kKvParts = 8;
+    fill_heap();
+    machine_.run(step);
+    Results parts;
+    const auto read = [&](Buffer buffer, uint64_t offset, uint64_t bytes) {
+      parts.emplace_back(bytes);
+      machine_.read(buffer, offset, parts.back().data(), bytes);
+    };
+    const uint64_t rows = ceil_div<uint64_t>(step.rows.size(), kRowBlock) * kRowBlock;
+    read(Buffer::kX, 0, rows * shape().hidden * sizeof(bf16));
+    for (const Buffer buffer : {Buffer::kCandidates, Buffer::kSampled}) {
+      const uint64_t of_row =
+          machine_.layout().size(buffer) / machine_.limits().compact_blocks() / kRowBlock;
+      read(buffer, 0,
+           step.logit_rows.size() * (buffer == Buffer::kSampled ? sizeof(SampledToken) : of_row));
+    }
+    const uint64_t pool = machine_.layout().size(Buffer::kKvPool);
+    for (uint64_t part = 0; part < kKvParts; ++part) {
+      read(Buffer::kKvPool, pool / kKvParts * part, std::min(kPartBytes, pool / kKvParts));
+    }
+    return parts;
+  }
+
+  const Options& options_;
+  cuda::CudaMachine machine_;
+  cuda::DeviceMemory weights_;
+  cuda::DeviceMemory values_;
+  std::mt19937_64 random_{1};
+  uint32_t num_traces_ = 0;
+  int differences_ = 0;
+};
+
+int run(const Options& options) {
+  ModelShape shape = shape_named(options.shape);
+  shape.num_layers = options.layers;
+  Bench bench(options, shape);
+  const double bandwidth = bench.copy_bandwidth();
   std::printf("copy, read and written: %.3f TB/s\n", bandwidth * 1e-12);
-  for (const StepKind& kind : kinds) {
-    if (trace.empty()) {
-      report(machine, kind, random, bandwidth);
+  for (const StepKind& kind : options.steps) {
+    if (options.trace.empty()) {
+      bench.report(kind, bandwidth);
     } else {
-      write_trace(machine, kind, random, trace);
+      bench.write_trace(kind);
     }
   }
+  return bench.differences() == 0 ? 0 : 1;
+}
+
+/// The value of "name=value", or null.
+const char* value_of(const char* argument, const char* name) {
+  const size_t length = std::strlen(name);
+  return std::strncmp(argument, name, length) == 0 && argument[length] == '='
+             ? argument + length + 1
+             : nullptr;
 }
 
 }  // namespace
 }  // namespace terrazzo
 
 int main(int argc, char** argv) {
-  using terrazzo::StepKind;
+  using namespace terrazzo;
   terrazzo::testing::require_gpu();
-  uint32_t layers = 32;
-  uint32_t num_sms = 0;
-  std::string trace;
-  std::vector<StepKind> kinds;
+  Options options;
   for (int i = 1; i < argc; ++i) {
-    unsigned a = 0;
-    unsigned b = 0;
-    if (std::sscanf(argv[i], "layers=%u", &a) == 1) {
-      layers = a;
-    } else if (std::sscanf(argv[i], "sms=%u", &a) == 1) {
-      num_sms = a;
-    } else if (std::strncmp(argv[i], "trace=", 6) == 0) {
-      trace = argv[i] + 6;
-    } else if (std::sscanf(argv[i] + 1, "%ux%u", &a, &b) == 2) {
-      kinds.push_back({argv[i][0] == 'p', a, b});
+    StepKind kind;
+    if (const char* shape = value_of(argv[i], "shape")) {
+      options.shape = shape;
+    } else if (const char* layers = value_of(argv[i], "layers")) {
+      options.layers = static_cast<uint32_t>(std::atoi(layers));
+    } else if (const char* sms = value_of(argv[i], "sms")) {
+      options.sms = static_cast<uint32_t>(std::atoi(sms));
+    } else if (const char* alone = value_of(argv[i], "alone")) {
+      options.alone = std::atoi(alone) != 0;
+    } else if (const char* order = value_of(argv[i], "order")) {
+      options.orders.push_back(weave_plan_of(order));
+    } else if (const char* costs = value_of(argv[i], "costs")) {
+      options.costs = costs;
+    } else if (const char* trace = value_of(argv[i], "trace")) {
+      options.trace = trace;
+    } else if (const char* archive = value_of(argv[i], "archive")) {
+      options.archive = archive;
+    } else if (const char* traced = value_of(argv[i], "traced")) {
+      options.traced = static_cast<uint32_t>(std::atoi(traced));
+    } else if (parse_step(argv[i], kind)) {
+      options.steps.push_back(kind);
     } else {
-      std::fprintf(stderr, "bench_step: %s: expected d64x512, p8x1024 or layers=4\n", argv[i]);
+      std::fprintf(stderr,
+                   "bench_step: %s: expected an option or d64x512, p8x1024, 512@511,2x512@0\n",
+                   argv[i]);
       return 2;
     }
   }
-  terrazzo::run(kinds, layers, num_sms, trace);
-  return 0;
+  return run(options);
 }

@@ -37,6 +37,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         metavar="FIRST:LAST",
         help="layers that picture and Perfetto trace show, or all [two in the middle]",
     )
+    parser.add_argument(
+        "--recorded",
+        type=Path,
+        metavar="FILE",
+        help="instead of running a step: a .events file of an archive that bench_step wrote",
+    )
     group = parser.add_argument_group("simulated GPUs (no weights are needed)")
     group.add_argument("--simulate", metavar="DEVICE", help="a known device (h100) or a cost file")
     group.add_argument("--shape", default="llama-3.1-8b", metavar="NAME", help="[llama-3.1-8b]")
@@ -55,7 +61,10 @@ def run(options: argparse.Namespace) -> int:
     """Trace one step and report it."""
     from ..trace import report_text
 
-    trace = _simulated(options) if options.simulate is not None else _from_machine(options)
+    if options.recorded is not None:
+        trace = _recorded(options)
+    else:
+        trace = _simulated(options) if options.simulate is not None else _from_machine(options)
     layers = _layers(options.layers, trace.num_layers)
     if options.out is not None:
         _write(trace, options.out, layers)
@@ -103,6 +112,15 @@ def _simulated(options: argparse.Namespace) -> StepTrace:
         return trace
     shape_values = shape_arguments(options.shape, options.gpus, options.num_layers)
     return replace(trace, recipe=Recipe(shape_values, options.step, num_sms))
+
+
+def _recorded(options: argparse.Namespace) -> StepTrace:
+    from ..costs import load_costs
+    from ..trace.archive import parse_events
+    from ..trace.sources import recorded_trace
+
+    recorded = parse_events(options.recorded.read_bytes(), str(options.recorded))
+    return recorded_trace(recorded, load_costs(options.simulate or "h100"))
 
 
 def _from_machine(options: argparse.Namespace) -> StepTrace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,9 +27,10 @@ FACTORS = (0.7, 0.85, 0.95, 0.98, 1.02, 1.05, 1.18, 1.4)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one kind of instruction did in traces: a row of work, and busy times in ns, for each.
+    """What one kind of instruction did in traces: a row of work, and times in ns, for each.
 
-    Busy: from begin to end, less what the role waited.
+    Of loader and consumer, from begin to end, less what the role waited; of the storer, from the
+    consumer's end to its own.
     """
 
     kind: str
@@ -152,7 +153,9 @@ def fit(
     """Costs of `device`: kinds from samples, what is shared from whole steps. Kinds without
     samples keep what `start` says."""
     values = dict(start.values)
+    values["power_tflops"] = 0.0  # the times of traces hold at the clock of the traces
     for sample in samples:
-        values |= fit_kind(sample)
+        after = np.maximum(sample.store_ns - values["store_latency_ns"], 0)
+        values |= fit_kind(replace(sample, store_ns=after))
     fitted = DeviceCosts(device, source, True, values)
     return fit_steps(fitted, steps, progress=progress) if steps else fitted

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..costs.device_costs import DeviceCosts
 from ..costs.fit import MeasuredStep, Sample
+from ..costs.fit_runs import TimedRun, run_errors
+from .archive import Archive, Run
 from .record import CONSUMER, KIND, LOADER, STORER, StepTrace
 
 MOST_SAMPLES = 20_000  # of a kind
@@ -32,8 +35,10 @@ def samples_of(traces: Sequence[StepTrace]) -> list[Sample]:
 
 
 def _columns(trace: StepTrace) -> list[NDArray[np.float64]]:
-    """Rows of work and busy times of loader, consumer and storer, instruction by instruction."""
+    """Rows of work, busy times of loader and consumer, and how long after the consumer the storer
+    ends, instruction by instruction."""
     columns: list[NDArray[np.float64]] = []
+    consumed = np.zeros(0, np.int64)
     for role in (LOADER, CONSUMER, STORER):
         chosen = trace.role(role)
         order = np.lexsort((trace.events["position"][chosen], trace.events["gpu"][chosen]))
@@ -41,6 +46,11 @@ def _columns(trace: StepTrace) -> list[NDArray[np.float64]]:
         if not columns:
             columns.append(trace.work(chosen)[order])
         busy = (events["end_ns"] - events["begin_ns"]).astype(np.int64) - events["waited_ns"]
+        end = events["end_ns"].astype(np.int64)
+        if role == CONSUMER:
+            consumed = end
+        elif role == STORER:
+            busy = end - consumed
         columns.append(np.maximum(busy, 0).astype(np.float64))
     return columns
 
@@ -53,3 +63,43 @@ def measured_steps(traces: Sequence[StepTrace]) -> list[MeasuredStep]:
             raise ValueError(f"[calibrate] {trace.title}: the trace does not say what was run")
         steps.append(MeasuredStep(trace.recipe.programs(), trace.step_ns))
     return steps
+
+
+def timed_runs(runs: Sequence[Run]) -> list[TimedRun]:
+    """Launches of an archive with their programs."""
+    return [
+        TimedRun(run.title, run.programs(), run.kind, run.num_sms, run.ms * 1e6) for run in runs
+    ]
+
+
+LEAST_DIFFERENCE = 0.03  # of two orders' times that should be ranked right
+
+
+def comparison_text(archive: Archive, costs: DeviceCosts) -> str:
+    """Simulated and measured times of an archive's whole steps, part by part, and how often the
+    faster one of two orders of a step is simulated as the faster one."""
+    lines = []
+    times: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for part, all_runs in archive.runs.items():
+        chosen = [run for run in all_runs if not run.kind]
+        runs = timed_runs(chosen)
+        errors = run_errors(costs, runs, exact=True)
+        for recorded, run, error in zip(chosen, runs, errors, strict=True):
+            lines.append(f"{part:<8}{run.ns * 1e-6:>9.3f} ms {error:>+7.1%}  {run.title}")
+            pair = (run.ns, run.ns * (1 + float(error)))
+            times.setdefault((part + str(recorded.shape), recorded.step), []).append(pair)
+        size = np.abs(errors)
+        lines.append(
+            f"{part}: {len(runs)} steps, median error {np.median(size):.1%}, worst {size.max():.1%}"
+        )
+    right, pairs = 0, 0
+    for orders in times.values():
+        for i, (measured, simulated) in enumerate(orders):
+            for other_measured, other_simulated in orders[:i]:
+                if abs(measured / other_measured - 1) > LEAST_DIFFERENCE:
+                    pairs += 1
+                    right += (measured < other_measured) == (simulated < other_simulated)
+    if pairs:
+        lines.append(f"orders that differ by more than {LEAST_DIFFERENCE:.0%}: {right} of {pairs} "
+                     "pairs ranked right")  # fmt: skip
+    return "\n".join(lines) + "\n"

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runner import arrays_of
-from .record import LOADER, STORER, Limits, Program, StepTrace, events_of
+from .archive import merge_warps
+from .record import EVENT, LOADER, STORER, Limits, Program, StepTrace, events_of
 
 if TYPE_CHECKING:
     from .._core import CostModel, CudaModel, HostModel, ModelShape, Programs, StepLimits
     from ..costs import DeviceCosts
     from ..step import StepInput
+    from .archive import Events
 
 
 def programs_of(
@@ -156,12 +158,38 @@ def cuda_trace(model: CudaModel, batch: StepInput, costs: DeviceCosts, title: st
     if not raw:
         raise ValueError("[trace] the CUDA model records no events: expected trace_events")
     programs = programs_of(model.shape, model.limits, batch, model.num_sms)
-    return trace_of(
-        raw,
+    events = merge_warps(np.frombuffer(raw, EVENT))
+    return _gpu_trace(events, programs, costs, title, model.num_sms)
+
+
+def recorded_trace(recorded: Events, costs: DeviceCosts) -> StepTrace:
+    """The trace of a launch in an archive. Raises ValueError where its programs would be lowered
+    differently now."""
+    run = recorded.run
+    programs = run.programs()
+    size = int(recorded.events["position"].max(initial=0)) + 1
+    prologue, body, epilogue = programs.sizes(0)
+    if size != prologue + body * programs.num_layers + epilogue:
+        raise ValueError(
+            f"[trace] {run.title}: expected {prologue + body * programs.num_layers + epilogue} "
+            f"instructions, got {size}: recorded by a version that lowers differently"
+        )
+    return _gpu_trace(recorded.events, programs, costs, run.title, run.num_sms)
+
+
+def _gpu_trace(
+    events: NDArray[np.void], programs: Programs, costs: DeviceCosts, title: str, num_sms: int
+) -> StepTrace:
+    """The GPU does not say how long a role waited: as long as what it waits for was missing."""
+    trace = trace_of(
+        events.tobytes(),
         programs,
         costs,
         title=title,
         machine=costs.device,
-        num_sms=model.num_sms,
+        num_sms=num_sms,
         has_limits=True,
     )
+    waited = trace.work_ns - trace.events["begin_ns"].astype(np.float64)
+    trace.events["waited_ns"] = np.maximum(trace.events["waited_ns"], waited.astype(np.uint64))
+    return trace

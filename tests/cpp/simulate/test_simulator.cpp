@@ -78,9 +78,9 @@ TERRAZZO_TEST(latencies_add_up_along_a_chain) {
                     .consume_stage_ns = 20,
                     .store_fixed_ns = 30,
                     .store_stage_ns = 40};
-  // Claim, first data, stream; the tail (10 + 4 stages of 20) is shorter than the stores (30 + 4 of
-  // 40). step_end was claimed long ago: signal, its (empty) load, its store.
-  const double tile_ns = 430 + 500 + 100 * kSlots + 190 + 180;
+  // Claim, first data, stream, the tail (10 + 4 stages of 20), the stores (30 + 4 of 40). step_end
+  // was claimed long ago: signal, its (empty) load, its store.
+  const double tile_ns = 430 + 500 + 100 * kSlots + 90 + 190 + 180;
   CHECK_NEAR(time_of(tiles(1), model), tile_ns + 700 + 500 + 180, 1);
 }
 

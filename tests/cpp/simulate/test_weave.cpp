@@ -66,6 +66,26 @@ TERRAZZO_TEST(weaving_keeps_every_instruction) {
   CHECK_THROWS(lower(test), "expected a split below");
 }
 
+TERRAZZO_TEST(orders_have_texts) {
+  CHECK_EQ(to_text({}), "plain");
+  CHECK_EQ(weave_plan_of("plain").split_block, 0U);
+  const WeavePlan even{4, {even_curve(80), even_curve(95)}};
+  CHECK_EQ(to_text(even), "4:80:95");
+  CHECK(weave_plan_of("4:80:95").curves == even.curves);
+  WeavePlan odd{7, {even_curve(80), even_curve(95)}};
+  odd.curves[1][3] += 1;
+  const WeavePlan back = weave_plan_of(to_text(odd));
+  CHECK_EQ(back.split_block, 7U);
+  CHECK(back.curves == odd.curves);
+  for (const char* wrong :
+       {"", "4", "4:80", "0:80:80", "4:101:80", "4:80:8x", "4:80:80:80", "a:1:2"}) {
+    CHECK_THROWS(weave_plan_of(wrong), "expected plain, or a split block and two curves");
+  }
+  std::string falling = to_text(odd);
+  falling[falling.size() - 1] = '0';
+  CHECK_THROWS(weave_plan_of(falling), "expected plain");
+}
+
 /// Runs some steps in both orders and compares what they sample; the number of woven steps.
 uint32_t check_bits(const Session& session, uint64_t seed, bool checked) {
   const auto plain_machine = session.machine();

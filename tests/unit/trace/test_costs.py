@@ -114,10 +114,10 @@ def test_the_fit_explains_the_steps(traces: list[StepTrace], costs: DeviceCosts)
     assert np.median(after) < 0.03
     assert after[3] < 0.06  # of a step that was not used
     assert fitted.calibrated
-    # The columns of attention are nearly the same, so its values are not; what they add up to is.
+    # The columns of attention are nearly the same, so its values are not; what they add up to is,
+    # but for instructions of an odd number of rows, where one consumer has more to do.
     (attend,) = (s for s in samples_of(traces[:3]) if s.kind == "attend_decode")
-    expected = consume_ns(costs, attend) * 0.8
-    assert consume_ns(fitted, attend) == pytest.approx(expected, rel=0.03)
+    assert consume_ns(fitted, attend) == pytest.approx(attend.consume_ns.sum(), rel=0.06)
 
 
 def consume_ns(costs: DeviceCosts, sample: Sample) -> float:
