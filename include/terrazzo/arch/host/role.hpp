@@ -12,6 +12,7 @@
 #include "terrazzo/arch/host/checker.hpp"
 #include "terrazzo/arch/host/copy_queue.hpp"
 #include "terrazzo/arch/host/fiber.hpp"
+#include "terrazzo/arch/host/from_lane.hpp"
 #include "terrazzo/arch/host/launch.hpp"
 #include "terrazzo/arch/host/shared_storage.hpp"
 #include "terrazzo/core/trace_event.hpp"
@@ -23,7 +24,7 @@ inline uint64_t now_ns() {
   return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
 }
 
-class Role {
+class Role : public FromLane<Role> {
  public:
   Fiber fiber;
 
@@ -108,12 +109,6 @@ class Role {
   /// Waits are what orders memory here: a look finds nothing.
   static constexpr bool is_complete(Barrier&, uint32_t) { return false; }
 
-  void arrive_from_lane(Barrier& barrier, WaitKind kind, uint32_t index) {
-    arrive(barrier, kind, index);
-  }
-  void arrive_expecting_from_lane(Barrier& barrier, uint32_t bytes, WaitKind kind, uint32_t index) {
-    arrive_expecting(barrier, bytes, kind, index);
-  }
   /// Arrives, and makes the phase wait for `bytes` bytes of copies too.
   void arrive_expecting(Barrier& barrier, uint32_t bytes, WaitKind kind, uint32_t index) {
     barrier.expect_bytes(bytes);
@@ -135,15 +130,7 @@ class Role {
     stale_ = true;
   }
 
-  void acquire_from_lane(const uint32_t* first, uint32_t count, uint32_t target, WaitKind kind,
-                         uint32_t index) {
-    acquire(first, count, target, kind, index);
-  }
-
   /// Whether counters have reached the target: only a guess of what a wait would find.
-  static bool reached(const uint32_t* first, uint32_t count, uint32_t target) {
-    return counters_reached(first, count, target);
-  }
   static bool reached_from_lane(const uint32_t* first, uint32_t count, uint32_t target) {
     return counters_reached(first, count, target);
   }

@@ -118,16 +118,8 @@ class Role {
     poll(first, 0, count, 1, target, kind, index);
   }
 
-  /// Whether counters have reached the target, without waiting or ordering.
-  __device__ __forceinline__ bool reached(const uint32_t* first, uint32_t count, uint32_t target) {
-    bool all = true;
-    for (uint32_t i = lane_; i < count; i += kWarpThreads) {
-      all &= ld_relaxed_gpu(first + i) >= target;
-    }
-    return __all_sync(~0u, all);
-  }
-
-  /// The same by the calling lane alone.
+  /// Whether counters have reached the target, by the calling lane alone, without waiting or
+  /// ordering.
   __device__ __forceinline__ bool reached_from_lane(const uint32_t* first, uint32_t count,
                                                     uint32_t target) {
     bool all = true;
