@@ -283,6 +283,8 @@ struct AttendDecode {
   /// kGroups: query heads in eights.
   template <class M, uint32_t kPanels, uint32_t kGroups>
   static TERRAZZO_GROUP_FN void consume_tiles(Consumer<M>& consumer) {
+    // At head dimension 64 keys and values share a slot.
+    constexpr bool kKeysGoFirst = kPanels == 2 && M::kScoresNeedNoKeys;
     const AttendDecodeArgs args = consumer.instruction().args.attend_decode;
     const StepParams& params = consumer.params;
     const ModelShape& shape = params.shape;
@@ -320,11 +322,16 @@ struct AttendDecode {
               return take_page<M, kPanels>(consumer, page - pages.begin < turns);
             },
             [&](const PageSlots<M>& page) TERRAZZO_LAMBDA {
-              if (kPanels != 1) {  // else the values are in the same slot
+              if constexpr (kKeysGoFirst) {
                 consumer.release(page.keys);
               }
             },
-            [&](const PageSlots<M>& page) TERRAZZO_LAMBDA { consumer.release(page.values); },
+            [&](const PageSlots<M>& page) TERRAZZO_LAMBDA {
+              if constexpr (kPanels == 2 && !kKeysGoFirst) {
+                consumer.release(page.keys);
+              }
+              consumer.release(page.values);
+            },
             [&](uint32_t page, uint32_t) TERRAZZO_LAMBDA { return page_tokens(context, page); });
         if (partial) {
           publish_partial(consumer, part);
