@@ -15,8 +15,9 @@ using host::PlantedFaults;
 struct Fault {
   const char* name;
   bool PlantedFaults::* member;
-  bool seen_when_eager;  // with copies that land at once there is nothing to wait for
-  const char* report;    // a pattern that every report matches
+  bool seen_when_eager;       // with copies that land at once there is nothing to wait for
+  const char* report;         // a pattern that every report matches
+  bool in_every_step = true;  // else only where an instruction has more stages than one
 };
 
 /// Who did it: "gpu 1 sm 0 storer 1 in embed (layer -1, position 3)".
@@ -38,17 +39,21 @@ constexpr Fault kFaults[] = {
                           "|protocol\\] " WHO(
                               "consumer [01]") " arrives on the empty barrier of slot \\d+).*"},
     {"no_store_wait", &PlantedFaults::no_store_wait, false,
-     "\\[(race\\] " WHO(
-         "loader") " reads " PLACE
-                   ", not ordered after the write by " WHO("storer [01]") "|race\\] " WHO(
-                       "storer [01]") " writes " PLACE
-                                      ", not ordered after the read by " WHO(
-                                          "loader") "|poison\\] " WHO("consumer [01]") " reads "
-                                                                                       "byte \\d+ "
-                                                                                       "of slot "
-                                                                                       "\\d+).*"},
+     "\\[(race\\] " WHO("loader") " reads " PLACE ", not ordered after the write by " WHO("storer "
+                                                                                          "[01]") "|race\\] " WHO(
+         "storer [01]") " writes " PLACE
+                        ", not ordered after the read by " WHO("loader") "|poison\\] " WHO(
+                            "consumer [01]") " reads "
+                                             "byte \\d+ "
+                                             "of slot "
+                                             "\\d+"
+                                             // The last stage goes back behind the same wait.
+                                             "|protocol\\] " WHO(
+                                                 "consumer [01]") " writes stage [01] before all "
+                                                                  "stores have read).*"},
     {"no_read_wait", &PlantedFaults::no_read_wait, false,
-     "\\[protocol\\] " WHO("consumer [01]") " writes stage [01] before all stores have read"},
+     "\\[protocol\\] " WHO("consumer [01]") " writes stage [01] before all stores have read",
+     false},
     {"double_arrival", &PlantedFaults::double_arrival, true,
      "\\[protocol\\] " WHO("consumer [01]") " arrives on the empty barrier of slot \\d+, which .*"},
 };
@@ -68,6 +73,7 @@ std::string report_of(host::HostMachine& machine, const LoweredStep& step,
 }
 
 TERRAZZO_TEST(every_planted_fault_is_reported) {
+  uint32_t num_rare = 0;
   for (const uint64_t seed : seeds_to_run(200, kSessions)) {
     const Session session = make_session(seed);
     const auto machine = session.machine();
@@ -78,6 +84,10 @@ TERRAZZO_TEST(every_planted_fault_is_reported) {
         options.faults.*fault.member = true;
         const std::string report = report_of(*machine, step, options);
         const bool silent = lateness == Lateness::kEager && !fault.seen_when_eager;
+        num_rare += !fault.in_every_step && !report.empty() ? 1 : 0;
+        if (!fault.in_every_step && report.empty()) {
+          continue;
+        }
         if (silent ? !report.empty()
                    : !std::regex_search(report, std::regex(std::string("^") + fault.report))) {
           report_seed(__FILE__, __LINE__, seed, std::string(fault.name) + ": '" + report + "'");
@@ -85,6 +95,7 @@ TERRAZZO_TEST(every_planted_fault_is_reported) {
       }
     }
   }
+  CHECK(num_rare > 0 || seeds_to_run(200, kSessions).size() == 1);
 }
 
 TERRAZZO_TEST(the_same_seed_gives_the_same_report) {

@@ -70,8 +70,8 @@ TERRAZZO_TEST(bytes_from_hbm_take_from_l2) {
 }
 
 TERRAZZO_TEST(a_row_alone_keeps_one_consumer_busy) {
-  // 64 sequences: an instruction for each row and head, so that one consumer does all the work.
-  const Bench bench("64@511", 1);
+  // So few that each row and head is an instruction, of which one consumer does all the work.
+  const Bench bench("16@511", 1);
   CostModel model = free_device();
   model.num_sms = 132;
   KindCost& cost = model.kinds[static_cast<uint32_t>(Opcode::kAttendDecode)];

@@ -50,8 +50,8 @@ TERRAZZO_TEST(work_counts_padding_as_issued_only) {
   const Work small = table.of(gemm(Opcode::kQkvRopeAppend, 5, 2, 64, true), 0);
   CHECK_EQ(small.flops, 2.0 * 5 * 128 * 4096);
   CHECK_EQ(small.tensor_flops, 2.0 * 8 * 128 * 4096);
-  // 64 slots of two weight panels, tokens once in 8 of these, sums of squares.
-  CHECK_EQ(small.slots, 64U + 8 + 2);
+  // 64 slots of two weight panels, tokens once in 4 of these, sums of squares.
+  CHECK_EQ(small.slots, 64U + 16 + 2);
   CHECK_EQ(small.stages, 2U);
 }
 
@@ -81,7 +81,7 @@ TERRAZZO_TEST(work_of_attention) {
   const Work work = table.of(decode, 0);
   CHECK_EQ(work.flops, 4.0 * 128 * 4 * (100 + 64));
   CHECK_EQ(work.tensor_flops, 4.0 * 128 * 8 * (2 + 1) * 64);  // 4 heads padded to 8, whole pages
-  CHECK_EQ(work.slots, 1U + 2 + 2 * (2 + 1));  // scratch; queries; K and V of each page
+  CHECK_EQ(work.slots, 2U + 2 * (2 + 1));                     // queries; K and V of each page
   CHECK_EQ(work.kv_bytes, 2U * 128 * 2 * (100 + 64));
   CHECK_EQ(work.local_store_bytes, 2U * 4 * 128 * 2);
 
