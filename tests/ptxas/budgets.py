@@ -20,18 +20,19 @@ class Budget:
     notes: frozenset[str] = frozenset()  # advisories of ptxas, by number
 
 
-# File of TERRAZZO_CUDA_KERNELS -> budget.
+# File of TERRAZZO_CUDA_KERNELS -> budget. Most of it lies around calls of outlined operations, of
+# which decode attention is one since it needs no wgmma.
 BUDGETS = {
     "megakernel_128.cu": Budget(
-        stack_bytes=408, spill_store_bytes=156, spill_load_bytes=216, local_instructions=164
+        stack_bytes=440, spill_store_bytes=316, spill_load_bytes=1268, local_instructions=476
     ),
     "megakernel_128_ranks.cu": Budget(
-        stack_bytes=408, spill_store_bytes=156, spill_load_bytes=228, local_instructions=167
+        stack_bytes=440, spill_store_bytes=316, spill_load_bytes=1268, local_instructions=476
     ),
     "megakernel_64.cu": Budget(
-        stack_bytes=256, spill_store_bytes=132, spill_load_bytes=192, local_instructions=120
+        stack_bytes=296, spill_store_bytes=284, spill_load_bytes=1224, local_instructions=425
     ),
     "megakernel_64_ranks.cu": Budget(
-        stack_bytes=264, spill_store_bytes=136, spill_load_bytes=208, local_instructions=125
+        stack_bytes=296, spill_store_bytes=284, spill_load_bytes=1224, local_instructions=425
     ),
 }

@@ -39,18 +39,42 @@ constexpr Fault kFaults[] = {
                           "|protocol\\] " WHO(
                               "consumer [01]") " arrives on the empty barrier of slot \\d+).*"},
     {"no_store_wait", &PlantedFaults::no_store_wait, false,
-     "\\[(race\\] " WHO("loader") " reads " PLACE ", not ordered after the write by " WHO("storer "
-                                                                                          "[01]") "|race\\] " WHO(
-         "storer [01]") " writes " PLACE
-                        ", not ordered after the read by " WHO("loader") "|poison\\] " WHO(
-                            "consumer [01]") " reads "
-                                             "byte \\d+ "
-                                             "of slot "
-                                             "\\d+"
-                                             // The last stage goes back behind the same wait.
-                                             "|protocol\\] " WHO(
-                                                 "consumer [01]") " writes stage [01] before all "
-                                                                  "stores have read).*"},
+     "\\[(race\\] " WHO(
+         "loader") " reads " PLACE
+                   ", not ordered after the write by " WHO(
+                       "storer "
+                       "[01]") "|race\\] " WHO("storer [01]") " writes " PLACE
+                                                              ", not ordered after the read "
+                                                              "by " WHO("loader") "|poison\\] " WHO(
+                                                                  "consumer [01]") " reads "
+                                                                                   "byte \\d+ "
+                                                                                   "of slot "
+                                                                                   "\\d+"
+                                                                                   // The last stage
+                                                                                   // goes back
+                                                                                   // behind the
+                                                                                   // same wait.
+                                                                                   "|protocol\\]"
+                                                                                   " " WHO(
+                                                                                       "consumer "
+                                                                                       "[01]") " wr"
+                                                                                               "ite"
+                                                                                               "s "
+                                                                                               "sta"
+                                                                                               "ge "
+                                                                                               "[01"
+                                                                                               "] "
+                                                                                               "bef"
+                                                                                               "ore"
+                                                                                               " al"
+                                                                                               "l "
+                                                                                               "sto"
+                                                                                               "res"
+                                                                                               " ha"
+                                                                                               "ve "
+                                                                                               "rea"
+                                                                                               "d)."
+                                                                                               "*"},
     {"no_read_wait", &PlantedFaults::no_read_wait, false,
      "\\[protocol\\] " WHO("consumer [01]") " writes stage [01] before all stores have read",
      false},
