@@ -25,6 +25,15 @@ struct Fault {
 /// A place in a heap: "gpu 1 x + 4096".
 #define PLACE "gpu \\d+ \\w+ \\+ \\d+"
 
+#define READ_TOO_EARLY \
+  "race\\] " WHO("loader") " reads " PLACE ", not ordered after the write by " WHO("storer [01]")
+#define WRITTEN_TOO_EARLY \
+  "race\\] " WHO("storer [01]") " writes " PLACE ", not ordered after the read by " WHO("loader")
+#define BYTE_NOT_THERE "poison\\] " WHO("consumer [01]") " reads byte \\d+ of slot \\d+"
+/// A storer gives the last stage of an instruction back behind the wait for its stores.
+#define STAGE_TOO_EARLY \
+  "protocol\\] " WHO("consumer [01]") " writes stage [01] before all stores have read"
+
 constexpr Fault kFaults[] = {
     {"no_proxy_fence", &PlantedFaults::no_proxy_fence, true,
      "\\[protocol\\] " WHO("storer [01]") " stores to " PLACE " bytes that their writer .* fence"},
@@ -39,45 +48,8 @@ constexpr Fault kFaults[] = {
                           "|protocol\\] " WHO(
                               "consumer [01]") " arrives on the empty barrier of slot \\d+).*"},
     {"no_store_wait", &PlantedFaults::no_store_wait, false,
-     "\\[(race\\] " WHO(
-         "loader") " reads " PLACE
-                   ", not ordered after the write by " WHO(
-                       "storer "
-                       "[01]") "|race\\] " WHO("storer [01]") " writes " PLACE
-                                                              ", not ordered after the read "
-                                                              "by " WHO("loader") "|poison\\] " WHO(
-                                                                  "consumer [01]") " reads "
-                                                                                   "byte \\d+ "
-                                                                                   "of slot "
-                                                                                   "\\d+"
-                                                                                   // The last stage
-                                                                                   // goes back
-                                                                                   // behind the
-                                                                                   // same wait.
-                                                                                   "|protocol\\]"
-                                                                                   " " WHO(
-                                                                                       "consumer "
-                                                                                       "[01]") " wr"
-                                                                                               "ite"
-                                                                                               "s "
-                                                                                               "sta"
-                                                                                               "ge "
-                                                                                               "[01"
-                                                                                               "] "
-                                                                                               "bef"
-                                                                                               "ore"
-                                                                                               " al"
-                                                                                               "l "
-                                                                                               "sto"
-                                                                                               "res"
-                                                                                               " ha"
-                                                                                               "ve "
-                                                                                               "rea"
-                                                                                               "d)."
-                                                                                               "*"},
-    {"no_read_wait", &PlantedFaults::no_read_wait, false,
-     "\\[protocol\\] " WHO("consumer [01]") " writes stage [01] before all stores have read",
-     false},
+     "\\[(" READ_TOO_EARLY "|" WRITTEN_TOO_EARLY "|" BYTE_NOT_THERE "|" STAGE_TOO_EARLY ").*"},
+    {"no_read_wait", &PlantedFaults::no_read_wait, false, "\\[" STAGE_TOO_EARLY, false},
     {"double_arrival", &PlantedFaults::double_arrival, true,
      "\\[protocol\\] " WHO("consumer [01]") " arrives on the empty barrier of slot \\d+, which .*"},
 };
