@@ -160,8 +160,8 @@ def test_the_fit_explains_the_runs(folder: Path, costs: DeviceCosts) -> None:
     assert len(progress) == 4
     fitted = replace(costs, values=values)
     assert np.abs(run_errors(fitted, steps, exact=True)).max() < before.max() / 2
-    # What no run has stays.
-    assert values["lm_head.small.load_slot_ns"] == costs.values["lm_head.small.load_slot_ns"]
+    # What no run has stays: contexts are too short to be split.
+    assert values["attend_merge.load_slot_ns"] == costs.values["attend_merge.load_slot_ns"]
 
 
 def test_orders_are_ranked(folder: Path, other: DeviceCosts) -> None:
