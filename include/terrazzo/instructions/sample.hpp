@@ -3,6 +3,7 @@
 
 #include "terrazzo/instructions/gemm_stream.hpp"
 #include "terrazzo/tile/sampling.hpp"
+#include "terrazzo/vm/loader.hpp"
 #include "terrazzo/vm/storer.hpp"
 
 namespace terrazzo {
