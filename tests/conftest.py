@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 
@@ -23,16 +22,11 @@ settings.register_profile("ci", settings.get_profile("default"), derandomize=Tru
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
-def _num_gpus() -> int:
-    """GPUs that the driver shows; 0 where there is no driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
+def _gpu_problem(num_gpus: int) -> str:
+    """Why the CUDA machine cannot run on so many GPUs; empty if it can."""
+    from terrazzo._core import cuda_problem
+
+    return cuda_problem(num_gpus)
 
 
 def _require(condition: bool, missing: str, *, is_gpu: bool = False) -> None:
@@ -49,7 +43,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         found = os.environ.get("CUDACXX") or shutil.which("nvcc")
         _require(bool(found), "needs nvcc: none on PATH and CUDACXX is not set")
     if item.get_closest_marker("t2_gpu"):
-        _require(_num_gpus() >= 1, "needs a GPU: the driver shows none", is_gpu=True)
+        problem = _gpu_problem(1)
+        _require(not problem, f"needs a GPU: {problem}", is_gpu=True)
     if item.get_closest_marker("t3_multigpu"):
-        seen = _num_gpus()
-        _require(seen >= 2, f"needs several GPUs: the driver shows {seen}", is_gpu=True)
+        problem = _gpu_problem(2)
+        _require(not problem, f"needs several GPUs: {problem}", is_gpu=True)

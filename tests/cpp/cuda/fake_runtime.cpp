@@ -7,6 +7,7 @@
 #include <mutex>
 #include <random>
 #include <set>
+#include <string>
 #include <vector>
 
 // The runtime's types are opaque: here is what is behind them.
@@ -50,6 +51,9 @@ class Runtime {
   std::map<void*, size_t> device;
   std::map<void*, size_t> pinned;
   std::set<cudaStream_t> streams;
+  std::string name = "fake H100";
+  int num_sms = 4;
+  uint64_t memory_bytes = uint64_t{1} << 30;
   int num_devices = 1;
   std::set<std::pair<int, int>> unreachable;
   std::set<std::pair<int, int>> peers;  // enabled
@@ -136,6 +140,13 @@ uint64_t sum(const std::map<void*, size_t>& memory) {
 void seed_fake_runtime(uint64_t seed) {
   const auto lock = locked();
   Runtime::get().random.seed(seed);
+}
+
+void set_fake_model(const char* name, int num_sms, uint64_t memory_bytes) {
+  const auto lock = locked();
+  Runtime::get().name = name;
+  Runtime::get().num_sms = num_sms;
+  Runtime::get().memory_bytes = memory_bytes;
 }
 
 void set_fake_devices(int count, const std::set<std::pair<int, int>>& unreachable) {
@@ -319,7 +330,7 @@ cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
-      *value = 4;
+      *value = Runtime::get().num_sms;
       return cudaSuccess;
     case cudaDevAttrComputeCapabilityMajor:
       *value = 9;
@@ -333,13 +344,13 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {};
-  std::strcpy(properties->name, "fake H100");
+  std::strcpy(properties->name, Runtime::get().name.c_str());
   properties->major = 9;
-  properties->multiProcessorCount = 4;
+  properties->multiProcessorCount = Runtime::get().num_sms;
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
-  *total_bytes = size_t{1} << 30;
+  *total_bytes = Runtime::get().memory_bytes;
   *free_bytes = *total_bytes - terrazzo::testing::fake_device_bytes();
   return cudaSuccess;
 }

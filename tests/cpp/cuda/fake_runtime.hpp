@@ -21,6 +21,8 @@ void enqueue_on(cudaStream_t stream, std::function<void()> work);
 /// What is queued on the stream later waits until `ready()`.
 void hold_until(cudaStream_t stream, std::function<bool()> ready);
 
+/// What every device says of itself from now on.
+void set_fake_model(const char* name, int num_sms, uint64_t memory_bytes);
 /// So many devices from now on; the pairs (device, peer) have no peer access.
 void set_fake_devices(int count, const std::set<std::pair<int, int>>& unreachable = {});
 /// Who waits for this device from now on learns of an illegal address; -1: none.

@@ -6,6 +6,12 @@ from typing import Any
 
 import pytest
 
+from terrazzo._core import cuda_device, cuda_problem
+
+# The CUDA machine's kernel on lanes (tests/cpp/cuda/lanes) stands for a GPU.
+ON_LANES = not cuda_problem() and cuda_device().name == "lanes"
+needs_gpu_speed = pytest.mark.skipif(ON_LANES, reason="too much work for lanes")
+
 DEVICES = ("host", pytest.param("cuda", marks=pytest.mark.t2_gpu))
 
 

@@ -7,10 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from unit.model.drive import Part, RunStep, Sampling, pages_of, step_input
 
 from terrazzo.step import StepInput, StepOutput
+
+
+# Most rows that a sequence gets in a step.
+longest_chunks = st.sampled_from([2, 7, 64, 200])
+# By their seeds: drawn number by number, long replays would exceed what Hypothesis draws, and it
+# would now and then give the whole test up (HealthCheck.data_too_large).
+replay_rngs = st.builds(random.Random, st.integers(0, 2**32 - 1))
+
+PREEMPTION = 0.05  # of a step
+MOST_PREEMPTIONS = 2  # of a sequence: else long ones in short chunks would hardly come to an end
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,7 @@ class _Progress:
     truth: Truth
     pages: list[int] = field(default_factory=list)
     num_cached: int = 0
+    num_preemptions: int = 0
     previous_slot: int | None = None  # logit row of the last step that sampled the next input token
 
     @property
@@ -91,20 +103,18 @@ class Replay:
         rng: random.Random,
         *,
         longest_chunk: int,
-        preemption: float,
     ) -> None:
         self._run = run
         self._all = [_Progress(request, truth) for request, truth in requests]
         self._limits = limits
         self._rng = rng
         self._longest_chunk = longest_chunk
-        self._preemption = preemption
         self._free = list(range(limits.num_pages))
         self.num_steps = 0
 
     def play(self) -> None:
         while unfinished := [p for p in self._all if not p.is_finished]:
-            if self._rng.random() < self._preemption:
+            if self._rng.random() < PREEMPTION:
                 self._preempt(self._rng.choice(unfinished))
             chosen = self._choose(unfinished)
             parts = [self._part(progress, rows) for progress, rows in chosen]
@@ -114,6 +124,9 @@ class Replay:
             self._check(chosen, parts, batch, output)
 
     def _preempt(self, progress: _Progress) -> None:
+        if progress.num_preemptions == MOST_PREEMPTIONS:
+            return
+        progress.num_preemptions += 1
         self._free += progress.pages
         progress.pages = []
         progress.num_cached = 0

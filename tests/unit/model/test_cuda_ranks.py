@@ -11,8 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.engine.random_checkpoint import RandomCheckpoint, small_config
+from unit.model.devices import ON_LANES
 from unit.model.drive import Part, Rows, Sampling, step_input, teacher_forced
-from unit.model.replay import Limits, Replay, Request, Truth
+from unit.model.replay import (
+    Limits,
+    Replay,
+    Request,
+    Truth,
+    longest_chunks,
+    replay_rngs,
+)
 
 from terrazzo._core import LaunchError
 from terrazzo.llm import LLM
@@ -21,9 +29,9 @@ from terrazzo.sampling import SamplingParams
 
 pytestmark = pytest.mark.t2_gpu
 
-LIMITS = Limits(max_rows=512, max_logit_rows=256, num_pages=200)
+LIMITS = Limits(max_rows=512, max_logit_rows=512, num_pages=200)
 SPLIT_TOKENS = 128
-NUM_REPEATS = 200
+NUM_REPEATS = 3 if ON_LANES else 200
 MOST_DELAY_NS = 20_000
 DEGREES = (2, 4, 8)
 
@@ -108,13 +116,13 @@ request_strategy = st.builds(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=3 if ON_LANES else 20)
 @given(
     head_dim=st.sampled_from(sorted(CONFIGS)),
     gpus=st.sampled_from(DEGREES),
     requests=st.lists(request_strategy, min_size=1, max_size=6),
-    longest_chunk=st.sampled_from([1, 7, 64, 200]),
-    rng=st.randoms(use_true_random=False),
+    longest_chunk=longest_chunks,
+    rng=replay_rngs,
 )
 def test_any_company_and_chunks(
     runners: dict[tuple[int, int], ModelRunner],
@@ -130,7 +138,7 @@ def test_any_company_and_chunks(
         if (head_dim, gpus, request) not in truths:
             truths[head_dim, gpus, request] = Truth.of(run, request)
     known = [(request, truths[head_dim, gpus, request]) for request in requests]
-    Replay(run, known, LIMITS, rng, longest_chunk=longest_chunk, preemption=0.05).play()
+    Replay(run, known, LIMITS, rng, longest_chunk=longest_chunk).play()
 
 
 @pytest.mark.parametrize("gpus", DEGREES)
@@ -167,7 +175,8 @@ def test_events_are_of_all_ranks() -> None:
     mixed_step(runner)
     events = np.frombuffer(runner.core.trace(), EVENT)
     assert set(events["gpu"].tolist()) == {0, 1, 2, 3}
-    assert events["sm"].max() == runner.core.num_sms - 1
+    num_sms = 2 if ON_LANES else runner.core.num_sms  # lanes launch a few
+    assert events["sm"].max() == num_sms - 1
 
 
 def test_what_does_not_fit_or_work() -> None:

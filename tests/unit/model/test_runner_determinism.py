@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.engine.random_checkpoint import RandomCheckpoint
 from unit.model.drive import RunStep, Sampling
-from unit.model.replay import Limits, Replay, Request, Truth
+from unit.model.replay import (
+    Limits,
+    Replay,
+    Request,
+    Truth,
+    longest_chunks,
+    replay_rngs,
+)
 
 from terrazzo._core import Lateness
 from terrazzo.models.config import ModelConfig
@@ -135,7 +142,7 @@ def replay(
     longest_chunk: int,
 ) -> None:
     known = [(request, machines.truth(name, gpus, request)) for request in requests]
-    player = Replay(run, known, LIMITS, rng, longest_chunk=longest_chunk, preemption=0.05)
+    player = Replay(run, known, LIMITS, rng, longest_chunk=longest_chunk)
     player.play()
 
 
@@ -145,8 +152,8 @@ def replay(
     num_sms=st.integers(1, 8),
     num_threads=st.integers(1, 4),
     requests=st.lists(request_strategy, min_size=1, max_size=6),
-    longest_chunk=st.sampled_from([1, 7, 64, 200]),
-    rng=st.randoms(use_true_random=False),
+    longest_chunk=longest_chunks,
+    rng=replay_rngs,
 )
 def test_threaded_machine(
     machines: Machines,
@@ -167,7 +174,7 @@ def test_threaded_machine(
     model=model_and_degree(),
     num_sms=st.integers(1, 8),
     requests=st.lists(request_strategy, min_size=1, max_size=4),
-    rng=st.randoms(use_true_random=False),
+    rng=replay_rngs,
 )
 def test_adversary(
     machines: Machines,

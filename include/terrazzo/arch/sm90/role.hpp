@@ -294,7 +294,7 @@ class Role {
     return aborted_;
   }
 
-  static __device__ __noinline__ void raise_abort(const LaunchView& launch,
+  static TERRAZZO_OUTLINED_FN void raise_abort(const LaunchView& launch,
                                                   const InstructionSlot* current, uint32_t sm,
                                                   RoleKind role, const GivenUp& wait) {
     WatchdogReport& report = *launch.report;

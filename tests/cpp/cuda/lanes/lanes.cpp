@@ -1,0 +1,420 @@
+#include "cuda/lanes/lanes.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace terrazzo::lanes {
+namespace {
+
+constexpr uint32_t kMostIdleRounds = 2000;
+constexpr uint64_t kIdleNs = 50'000'000;  // that a round without progress stands for
+
+struct LaneStart {
+  Block* block;
+  Lane* lane;
+};
+
+void lane_entry(void* argument) {
+  Lane& lane = *static_cast<Lane*>(argument);
+  lane.block->body(lane.thread);
+}
+
+/// Where element (row, k) of a K-major operand lies, or element (k, row) of an MN-major one.
+uint32_t element_address(uint64_t descriptor, uint32_t mn, uint32_t k, bool transposed) {
+  const auto field = [&](int shift) { return static_cast<uint32_t>(descriptor >> shift & 0x3fff) * 16; };
+  const uint32_t start = field(0);
+  const uint32_t leading = field(16);
+  const uint32_t stride = field(32);
+  const bool swizzled = descriptor >> 62 == 1;
+  if (!swizzled) {
+    require(!transposed && descriptor >> 62 == 0, "an operand layout that is not emulated");
+    return start + k / 8 * leading + mn / 8 * stride + mn % 8 * 16 + k % 8 * 2;
+  }
+  const uint32_t address = transposed ? start + mn / 64 * leading + k / 8 * stride + k % 8 * 128 + mn % 64 * 2
+                                      : start + mn / 8 * stride + mn % 8 * 128 + k * 2;
+  return address ^ (address >> 7 & 7) << 4;
+}
+
+/// The first committed product of all lanes of a warp.
+void run_product(Warp& warp) {
+  static WarpProduct product;
+  const Product& first = warp.lanes[0].products.front();
+  const Block& block = *warp.lanes[0].block;
+  const uint32_t* steps[kWarpLanes];
+  float* d[kWarpLanes];
+  for (uint32_t i = 0; i < kWarpLanes; ++i) {
+    const Product& own = warp.lanes[i].products.front();
+    require(own.columns == first.columns && own.b == first.b && own.a == first.a &&
+                own.accumulate == first.accumulate && (own.steps == nullptr) == (first.steps == nullptr),
+            "lanes of a warp that issue different products");
+    steps[i] = own.steps;
+    d[i] = own.d;
+  }
+  if (first.steps != nullptr) {
+    read_fragments(product, steps);
+  } else {
+    const uint32_t first_row = warp.lanes[0].thread % 128 / kWarpLanes * 16;
+    for (uint32_t row = 0; row < 16; ++row) {
+      for (uint32_t k = 0; k < 16; ++k) {
+        product.a[row][k] = bf16_at(block.at(element_address(first.a, first_row + row, k, false)));
+      }
+    }
+  }
+  for (uint32_t column = 0; column < first.columns; ++column) {
+    for (uint32_t k = 0; k < 16; ++k) {
+      product.b[k][column] =
+          bf16_at(block.at(element_address(first.b, column, k, first.b_is_transposed)));
+    }
+  }
+  multiply(product, first.columns, d, first.accumulate);
+  for (Lane& lane : warp.lanes) {
+    lane.products.erase(lane.products.begin());
+    for (size_t& end : lane.commits) {
+      --end;
+    }
+  }
+}
+
+/// Committed groups that are complete leave.
+void run_group(Warp& warp) {
+  for (size_t left = warp.lanes[0].commits.front(); left > 0; --left) {
+    run_product(warp);
+  }
+  for (Lane& lane : warp.lanes) {
+    require(lane.commits.front() == 0, "lanes of a warp that commit different products");
+    lane.commits.erase(lane.commits.begin());
+  }
+}
+
+}  // namespace
+
+Launch* Launch::current_ = nullptr;
+Lane* Launch::lane_ = nullptr;
+
+void fail(const char* what) {
+  std::fprintf(stderr, "lanes: %s\n", what);
+  std::abort();
+}
+
+void require(bool condition, const char* what) {
+  if (!condition) {
+    fail(what);
+  }
+}
+
+Block::Block(uint32_t num_threads) {
+  shared = static_cast<std::byte*>(std::aligned_alloc(1024, (kSharedBytes + 1023) / 1024 * 1024));
+  for (uint32_t i = 0; i < num_threads / kWarpLanes; ++i) {
+    warps.push_back(std::make_unique<Warp>());
+  }
+}
+
+Block::~Block() { std::free(shared); }
+
+Launch::Launch(std::vector<Block*> blocks, uint64_t seed)
+    : blocks_(std::move(blocks)), random_(seed), laziness_(static_cast<uint32_t>(random_() % 4)) {
+  for (Block* const block : blocks_) {
+    std::memset(block->shared, 0xff, kSharedBytes);
+    for (NamedBarrier& barrier : block->barriers) {
+      barrier = {};
+    }
+    uint32_t thread = 0;
+    for (const auto& warp : block->warps) {
+      warp->arrived = 0;
+      warps_.push_back(warp.get());
+      for (uint32_t i = 0; i < kWarpLanes; ++i, ++thread) {
+        Lane& lane = warp->lanes[i];
+        lane.block = block;
+        lane.warp = warp.get();
+        lane.thread = thread;
+        lane.lane = i;
+        lane.wait = Wait::kNone;
+        lane.counter = nullptr;
+        lane.products.clear();
+        lane.commits.clear();
+        lane.stores.clear();
+        lane.fiber.start(lane_entry, &lane);
+      }
+    }
+  }
+}
+
+void Launch::block_lane(Wait wait) {
+  lane_->wait = wait;
+  host::Fiber::suspend();
+}
+
+void Launch::yield() { host::Fiber::suspend(); }
+
+bool Launch::is_ready(Lane& lane) const {
+  switch (lane.wait) {
+    case Wait::kNone:
+      return !lane.fiber.done();
+    case Wait::kWarp:
+    case Wait::kNamedBarrier:
+      return false;
+    case Wait::kMbarrier:
+      return lane.timed_out || lane.block->mbarrier(lane.barrier).parity() != lane.parity;
+    case Wait::kCounters:
+      return lane.timed_out || lane.counters_seen != counters_changed;
+  }
+  return false;
+}
+
+/// Lets the lanes of a warp run for a while. False if none of them can.
+bool Launch::run_warp(Warp& warp) {
+  bool ran = false;
+  for (uint64_t left = 1 + random(1u << random(9)); left > 0; --left) {
+    bool any = false;
+    for (Lane& lane : warp.lanes) {
+      if (is_ready(lane)) {
+        any = true;
+        if (!lane.timed_out) {
+          note_progress();
+        }
+        lane.wait = Wait::kNone;
+        lane_ = &lane;
+        lane.fiber.resume();
+        num_done_ += lane.fiber.done() ? 1 : 0;
+      }
+    }
+    if (!any) {
+      break;
+    }
+    ran = true;
+  }
+  return ran;
+}
+
+void Launch::run() {
+  current_ = this;
+  const uint64_t total = warps_.size() * kWarpLanes;
+  while (num_done_ < total) {
+    bool ran = false;
+    const size_t begin = random(warps_.size());
+    for (size_t i = 0; i < warps_.size() && !ran; ++i) {
+      ran = run_warp(*warps_[(begin + i) % warps_.size()]);
+    }
+    bool happened = false;
+    if (!ran) {
+      happened = happen();
+    } else if (random(1u << (2 * laziness_)) == 0) {
+      for (uint64_t left = 1 + random(4); left > 0 && happen(); --left) {
+      }
+    }
+    if (!ran && !happened && num_done_ < total) {
+      // Looks at barriers do not last for ever.
+      now_ns_ += kIdleNs;
+      if (++idle_rounds_ > kMostIdleRounds) {
+        give_up();
+      }
+      for (Warp* const warp : warps_) {
+        for (Lane& lane : warp->lanes) {
+          lane.timed_out = lane.wait == Wait::kMbarrier || lane.wait == Wait::kCounters;
+        }
+      }
+    }
+  }
+  while (happen()) {
+  }
+  current_ = nullptr;
+}
+
+void Launch::give_up() const {
+  for (size_t i = 0; i < warps_.size(); ++i) {
+    std::fprintf(stderr, "warp %zu:", i);
+    for (const Lane& lane : warps_[i]->lanes) {
+      std::fprintf(stderr, " %d", lane.fiber.done() ? -1 : static_cast<int>(lane.wait));
+    }
+    std::fprintf(stderr, "\n");
+  }
+  fail("no lane can go on");
+}
+
+/// Something asynchronous happens. False if nothing is on its way.
+bool Launch::happen() {
+  // Products, then stores, then loads, from a random warp on: each kind alike often over time.
+  const uint64_t first = random(3);
+  for (uint64_t i = 0; i < 3; ++i) {
+    switch ((first + i) % 3) {
+      case 0: {
+        const size_t begin = random(warps_.size());
+        for (size_t w = 0; w < warps_.size(); ++w) {
+          Warp& warp = *warps_[(begin + w) % warps_.size()];
+          if (std::all_of(std::begin(warp.lanes), std::end(warp.lanes),
+                          [](const Lane& lane) { return !lane.commits.empty(); })) {
+            run_group(warp);
+            note_progress();
+            return true;
+          }
+        }
+        break;
+      }
+      case 1: {
+        const size_t begin = random(warps_.size());
+        for (size_t w = 0; w < warps_.size(); ++w) {
+          for (Lane& lane : warps_[(begin + w) % warps_.size()]->lanes) {
+            if (!lane.stores.empty()) {
+              const size_t index = random(lane.stores.size());
+              perform_store(lane, index, lane.stores[index].was_read);
+              note_progress();
+              return true;
+            }
+          }
+        }
+        break;
+      }
+      default:
+        if (!loads.empty()) {
+          perform_load(random(loads.size()));
+          note_progress();
+          return true;
+        }
+    }
+  }
+  return false;
+}
+
+void Launch::complete(const Block&, Mbarrier& barrier) {
+  if (barrier.pending == 0 && barrier.bytes_and_phase >> 1 == 0) {
+    barrier.bytes_and_phase ^= 1;
+    barrier.pending = barrier.arrivals;
+  }
+}
+
+void Launch::perform_load(size_t index) {
+  const BulkLoad load = loads[index];
+  loads[index] = loads.back();
+  loads.pop_back();
+  std::memcpy(load.block->at(load.target), load.source, load.bytes);
+  Mbarrier& barrier = load.block->mbarrier(load.barrier);
+  barrier.bytes_and_phase -= static_cast<int32_t>(2 * load.bytes);
+  require(barrier.bytes_and_phase >= 0, "more bytes than a barrier expects");
+  complete(*load.block, barrier);
+}
+
+/// Reads the store's source; then, if `write`, its bytes land.
+void Launch::perform_store(Lane& lane, size_t index, bool write) {
+  BulkStore& store = lane.stores[index];
+  if (!store.was_read) {
+    const std::byte* const source = lane.block->at(store.source);
+    store.data.assign(source, source + store.bytes);
+    store.was_read = true;
+  }
+  if (write) {
+    std::memcpy(store.target, store.data.data(), store.bytes);
+    lane.stores.erase(lane.stores.begin() + static_cast<ptrdiff_t>(index));
+  }
+}
+
+void warp_collective(void (*run)(void* const*), void* arguments) {
+  Lane& lane = Launch::lane();
+  Warp& warp = *lane.warp;
+  require(warp.arrived == 0 || warp.kind == run, "lanes of a warp at different collectives");
+  warp.kind = run;
+  warp.arguments[lane.lane] = arguments;
+  if (++warp.arrived < kWarpLanes) {
+    Launch::block_lane(Wait::kWarp);
+    return;
+  }
+  warp.arrived = 0;
+  if (run != nullptr) {
+    run(warp.arguments);
+  }
+  for (Lane& other : warp.lanes) {
+    if (other.wait == Wait::kWarp) {
+      other.wait = Wait::kNone;
+    }
+  }
+}
+
+bool named_barrier(uint32_t barrier, uint32_t threads, bool value) {
+  Lane& lane = Launch::lane();
+  NamedBarrier& place = lane.block->barriers[barrier];
+  place.any |= value;
+  if (++place.arrived < threads) {
+    lane.barrier = barrier;
+    Launch::block_lane(Wait::kNamedBarrier);
+    return lane.any;
+  }
+  const bool any = place.any;
+  place = {};
+  for (const auto& warp : lane.block->warps) {
+    for (Lane& other : warp->lanes) {
+      if (other.wait == Wait::kNamedBarrier && other.barrier == barrier) {
+        other.any = any;
+        other.wait = Wait::kNone;
+      }
+    }
+  }
+  return any;
+}
+
+void block_sync() {
+  named_barrier(0, static_cast<uint32_t>(Launch::lane().block->warps.size()) * kWarpLanes, false);
+}
+
+void add_product(const Product& product) { Launch::lane().products.push_back(product); }
+
+void commit_products() {
+  Lane& lane = Launch::lane();
+  lane.commits.push_back(lane.products.size());
+}
+
+void wait_for_products(size_t in_flight) {
+  struct Argument {
+    Warp* warp;
+    size_t in_flight;
+  } argument{Launch::lane().warp, in_flight};
+  warp_collective(
+      [](void* const* arguments) {
+        const Argument& first = *static_cast<const Argument*>(arguments[0]);
+        while (first.warp->lanes[0].commits.size() > first.in_flight) {
+          run_group(*first.warp);
+        }
+      },
+      &argument);
+}
+
+float bf16_at(const std::byte* address) {
+  uint16_t bits;
+  std::memcpy(&bits, address, sizeof(bits));
+  return low_half(bits);
+}
+
+void read_fragments(WarpProduct& product, const uint32_t* const (&steps)[kWarpLanes]) {
+  for (uint32_t lane = 0; lane < kWarpLanes; ++lane) {
+    for (uint32_t i = 0; i < 4; ++i) {
+      const uint32_t row = lane / 4 + i % 2 * 8;
+      const uint32_t k = lane % 4 * 2 + i / 2 * 8;
+      product.a[row][k] = low_half(steps[lane][i]);
+      product.a[row][k + 1] = high_half(steps[lane][i]);
+    }
+  }
+}
+
+void multiply(const WarpProduct& product, uint32_t columns, float* const (&d)[kWarpLanes],
+              bool accumulate) {
+  static double sums[256];
+  for (uint32_t row = 0; row < 16; ++row) {
+    for (uint32_t column = 0; column < columns; ++column) {
+      sums[column] = 0;
+    }
+    for (uint32_t k = 0; k < 16; ++k) {
+      const double a = product.a[row][k];
+      for (uint32_t column = 0; column < columns; ++column) {
+        sums[column] += a * static_cast<double>(product.b[k][column]);
+      }
+    }
+    for (uint32_t column = 0; column < columns; ++column) {
+      float& value = d[row % 8 * 4 + column % 8 / 2][column / 8 * 4 + row / 8 * 2 + column % 2];
+      value = static_cast<float>((accumulate ? static_cast<double>(value) : 0.0) + sums[column]);
+    }
+  }
+}
+
+}  // namespace terrazzo::lanes
