@@ -29,9 +29,7 @@ __device__ __forceinline__ void run_thread(sm90::SharedStorage& shared, const Ra
   __syncthreads();
   const uint32_t warp = thread / sm90::kWarpThreads;
   const uint32_t lane = thread % sm90::kWarpThreads;
-  const auto role_of = [&](RoleKind kind) {
-    return sm90::Role(shared, launch, kind, sm, lane);
-  };
+  const auto role_of = [&](RoleKind kind) { return sm90::Role(shared, launch, kind, sm, lane); };
   if (warp < 4) {
     sm90::setmaxnreg_dec<kServiceRegisters>();
     if (warp == 0) {

@@ -13,7 +13,6 @@ from unit.model.drive import Part, RunStep, Sampling, pages_of, step_input
 
 from terrazzo.step import StepInput, StepOutput
 
-
 # Most rows that a sequence gets in a step.
 longest_chunks = st.sampled_from([2, 7, 64, 200])
 # By their seeds: drawn number by number, long replays would exceed what Hypothesis draws, and it

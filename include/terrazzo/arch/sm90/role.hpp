@@ -295,8 +295,8 @@ class Role {
   }
 
   static TERRAZZO_OUTLINED_FN void raise_abort(const LaunchView& launch,
-                                                  const InstructionSlot* current, uint32_t sm,
-                                                  RoleKind role, const GivenUp& wait) {
+                                               const InstructionSlot* current, uint32_t sm,
+                                               RoleKind role, const GivenUp& wait) {
     WatchdogReport& report = *launch.report;
     if (atomicCAS_system(&report.raised, 0u, 1u) == 0u) {
       report.gpu = launch.gpu;

@@ -31,11 +31,10 @@ const bool is_named = [] {
 
 bool interpret(const Step& step, uint32_t num_launched) {
   const auto ranks = static_cast<uint32_t>(step.size());
-  const uint32_t num_sms =
-      std::min({num_launched, kMostSms, std::max(1u, kMostBlocks / ranks)});
+  const uint32_t num_sms = std::min({num_launched, kMostSms, std::max(1u, kMostBlocks / ranks)});
   static std::vector<std::unique_ptr<lanes::Block>> pool;
   static uint64_t seed = [] {
-    const char* const text = std::getenv("TERRAZZO_LANES_SEED");
+    const char* const text = std::getenv(lanes::kSeedVariable);
     return text == nullptr ? 1 : std::stoull(text);
   }();
   std::vector<lanes::Block*> blocks;

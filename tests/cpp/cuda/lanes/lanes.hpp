@@ -18,6 +18,9 @@
 
 namespace terrazzo::lanes {
 
+/// The environment variable with the first launch's seed; the next ones follow.
+inline constexpr const char* kSeedVariable = "TERRAZZO_LANES_SEED";
+
 inline constexpr uint32_t kWarpLanes = 32;
 inline constexpr uint32_t kNumNamedBarriers = 16;
 inline constexpr uint32_t kSharedBytes = 227 * 1024;
@@ -171,6 +174,8 @@ void block_sync();
 /// Adds a lane's part of a wgmma; the warp's rows are multiplied when all lanes have committed.
 void add_product(const Product& product);
 void commit_products();
+/// The first committed group of a warp is multiplied.
+void run_group(Warp& warp);
 void wait_for_products(size_t in_flight);
 
 /// d[16, 8 * n] of a warp += a[16, 16] * b[16, 8 * n].

@@ -40,7 +40,8 @@ float value_at(uint32_t row, uint32_t column) {
   return static_cast<float>(static_cast<int>((row * 37 + column * 11) % 17) - 8) / 8.0F;
 }
 
-void store_element(const lanes::Block& block, uint32_t tile, uint32_t row, uint32_t column, float value) {
+void store_element(const lanes::Block& block, uint32_t tile, uint32_t row, uint32_t column,
+                   float value) {
   const bf16 rounded = to_bf16(value);
   std::memcpy(block.at(tile + element_offset(row, column)), &rounded, sizeof(rounded));
 }
@@ -56,7 +57,8 @@ TERRAZZO_TEST(collectives_of_a_warp) {
   run(32, 1, [](const lanes::Block&, uint32_t lane) {
     CHECK_EQ(__shfl_xor_sync(~0u, lane, 5), lane ^ 5);
     CHECK_EQ(__shfl_sync(~0u, 2.5F * static_cast<float>(lane), 7), 17.5F);
-    CHECK_EQ(__shfl_up_sync(~0u, uint64_t{lane} << 40, 1), uint64_t{lane == 0 ? 0 : lane - 1} << 40);
+    CHECK_EQ(__shfl_up_sync(~0u, uint64_t{lane} << 40, 1),
+             uint64_t{lane == 0 ? 0 : lane - 1} << 40);
     CHECK_EQ(__ballot_sync(~0u, lane % 2 == 0), 0x55555555u);
     CHECK(__any_sync(~0u, lane == 31) != 0);
     CHECK(__any_sync(~0u, false) == 0);
@@ -114,7 +116,8 @@ TERRAZZO_TEST(products_in_all_forms) {
       }
       for (uint32_t step = 0; step < 4; ++step) {
         const uint64_t rows = sm90::k_major_descriptor(kOther + step * 32);
-        sm90::wgmma_async<false, false>(by_tiles, sm90::k_major_descriptor(kTile + step * 32), rows, 1);
+        sm90::wgmma_async<false, false>(by_tiles, sm90::k_major_descriptor(kTile + step * 32), rows,
+                                        1);
         sm90::wgmma_async<false>(by_fragments, steps[step], rows, step != 0);
         sm90::wgmma_async<true>(
             by_columns, steps[step],

@@ -11,8 +11,8 @@ inline void bulk_load_async(uint32_t target, const void* source, uint32_t bytes,
   lanes::require(bytes != 0 && bytes % 16 == 0 && target % 16 == 0 &&
                      reinterpret_cast<uintptr_t>(source) % 16 == 0,
                  "a bulk load that is not of whole 16 bytes");
-  lanes::Launch::current().loads.push_back({lanes::Launch::lane().block, target,
-                                            static_cast<const std::byte*>(source), bytes, barrier});
+  lanes::Launch::current().loads.push_back(
+      {lanes::Launch::lane().block, target, static_cast<const std::byte*>(source), bytes, barrier});
 }
 
 inline void bulk_prefetch_async(const void*, uint32_t) {}
@@ -21,7 +21,8 @@ inline void bulk_store_async(void* target, uint32_t source, uint32_t bytes) {
   lanes::require(bytes != 0 && bytes % 16 == 0 && source % 16 == 0 &&
                      reinterpret_cast<uintptr_t>(target) % 16 == 0,
                  "a bulk store that is not of whole 16 bytes");
-  lanes::Launch::lane().stores.push_back({static_cast<std::byte*>(target), source, bytes, false, false, {}});
+  lanes::Launch::lane().stores.push_back(
+      {static_cast<std::byte*>(target), source, bytes, false, false, {}});
 }
 
 inline void bulk_commit_group() {
