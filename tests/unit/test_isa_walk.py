@@ -46,13 +46,13 @@ def type_for(enumerator: str, function: str) -> str:
 
 
 def operation_of(enumerator: str) -> str:
-    """The type with an instruction's plan, loads and stores."""
+    """The type with an instruction's stores; for a matrix product also with its input and end."""
+    return type_for(enumerator, "dispatch_storer")
+
+
+def shared_operation_of(enumerator: str) -> str:
+    """The type that loaders and consumers run; `Gemm` for all instructions of a matrix."""
     return type_for(enumerator, "dispatch")
-
-
-def consumer_operation_of(enumerator: str) -> str:
-    """The type that consumers run; `Gemm` for all instructions of a matrix."""
-    return type_for(enumerator, "dispatch_consumer")
 
 
 def definition_of(operation: str) -> str:
@@ -160,14 +160,12 @@ def test_the_instruction_set_was_read() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_has_an_operation(name: str) -> None:
     operation = operation_of(ENUMERATORS[name])
-    consumer_operation = consumer_operation_of(ENUMERATORS[name])
-    expected = {operation: {"slots", "load", "store"}, consumer_operation: {"slots", "consume"}}
-    if consumer_operation == operation:
-        expected = {operation: {"slots", "load", "consume", "store"}}
-    else:  # a matrix product: one main loop, an end of its own
-        assert consumer_operation == "Gemm"
+    shared = shared_operation_of(ENUMERATORS[name])
+    expected = {operation: {"slots", "load", "consume", "store"}}
+    if shared != operation:  # a matrix product: one main loop, an input and an end of its own
+        assert shared == "Gemm"
         assert struct_of(finisher_of(ENUMERATORS[name])) == struct_of(operation)
-        expected[operation].add("finish")
+        expected = {shared: {"slots", "load", "consume"}, operation: {"input", "finish", "store"}}
     for struct, names in expected.items():
         body = definition_of(struct)
         for function in names:
@@ -236,7 +234,7 @@ def test_the_walk_sees_what_it_should() -> None:
         definition_of("Nonsense")
     with pytest.raises(AssertionError, match="expected a case for kNonsense"):
         operation_of("kNonsense")
-    assert consumer_operation_of("kEmbed") == "Embed"
-    assert consumer_operation_of("kLmHead") == "Gemm"
+    assert shared_operation_of("kEmbed") == "Embed"
+    assert shared_operation_of("kLmHead") == "Gemm"
     assert finisher_of("kLmHead") == operation_of("kLmHead") == "LmHead"
     assert struct_of("DownResidual") == struct_of(finisher_of("kDownResidual")) == "ProjectResidual"

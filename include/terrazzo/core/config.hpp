@@ -11,11 +11,13 @@
 #define TERRAZZO_GROUP_FN __device__ __forceinline__
 #define TERRAZZO_OUTLINED_FN __device__ __noinline__
 #define TERRAZZO_UNROLL _Pragma("unroll")
+#define TERRAZZO_NO_UNROLL _Pragma("unroll 1")
 #else
 #define TERRAZZO_FN inline
 #define TERRAZZO_GROUP_FN inline
 #define TERRAZZO_OUTLINED_FN inline
 #define TERRAZZO_UNROLL
+#define TERRAZZO_NO_UNROLL
 #endif
 
 // After a lambda's parameters: it must be inlined. Accumulators of products in flight may only live

@@ -1,4 +1,5 @@
-// What consumers do for all GEMM instructions: one main loop, then the opcode's epilogue.
+// What loaders and consumers do for all GEMM instructions: one main loop, then what the opcode's
+// epilogue needs.
 //
 // One operation for all of them, so that the kernel holds the main loops once.
 #pragma once
@@ -26,6 +27,37 @@ struct Gemm {
         .slots(uses_row_factors(opcode) ? line_slots(params.shape)
                : adds_residual(opcode)  ? instruction.args.gemm.panels
                                         : 0);
+  }
+
+  static TERRAZZO_GROUP_FN GemmInput input(Opcode opcode, const StepParams& params,
+                                           const GemmArgs& args, uint32_t layer) {
+    switch (opcode) {
+      case Opcode::kQkvRopeAppend:
+        return QkvRopeAppend::input(params, args, layer);
+      case Opcode::kOProjResidual:
+        return OProjResidual::input(params, args, layer);
+      case Opcode::kGateUpSilu:
+        return GateUpSilu::input(params, args, layer);
+      case Opcode::kDownResidual:
+        return DownResidual::input(params, args, layer);
+      case Opcode::kDownPartial:
+        return DownPartial::input(params, args, layer);
+      default:
+        return LmHead::input(params, args, layer);
+    }
+  }
+
+  template <class M>
+  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
+    const Opcode opcode = loader.instruction().opcode;
+    const GemmArgs& args = loader.instruction().args.gemm;
+    const GemmInput what = input(opcode, loader.params, args, loader.layer());
+    load_products(loader, what);
+    if (uses_row_factors(opcode)) {
+      load_lines(loader, what.beside, args.row_block, args.rows);
+    } else if (adds_residual(opcode)) {
+      load_residuals(loader, what.beside, args);
+    }
   }
 
   template <class M>

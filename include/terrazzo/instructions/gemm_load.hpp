@@ -158,26 +158,33 @@ TERRAZZO_GROUP_FN void load_small_paired(Loader<M>& loader, const GemmStream& st
   });
 }
 
+/// What a GEMM instruction streams.
+struct GemmInput {
+  Matrix matrix;
+  uint32_t layer;           // of the matrix
+  const std::byte* tokens;  // the [128, 64] tile of the rows' first k panel; the others follow it
+  Buffer beside;            // for its epilogue: of row factors' sums of squares, or of residuals
+};
+
 /// Executes the instruction's waits and streams weights and tokens; what does not change during a
-/// step may come before the waits. `tokens`: the [128, 64] tile of the rows' first k panel; the
-/// others follow it. The addresses advance by constant strides: the loader has no time to work them
-/// out for each slot.
+/// step may come before the waits. The addresses advance by constant strides: the loader has no
+/// time to work them out for each slot.
 template <class M>
-TERRAZZO_GROUP_FN void load_gemm(Loader<M>& loader, const WeightView& weight, uint32_t layer,
-                                 const std::byte* tokens) {
+TERRAZZO_GROUP_FN void load_products(Loader<M>& loader, const GemmInput& input) {
   const GemmStream stream(loader.instruction());
-  const std::byte* const weights = weight.at(layer, loader.instruction().args.gemm.first_panel, 0);
-  const uint64_t weight_stride = static_cast<uint64_t>(
-      weight.at(layer, loader.instruction().args.gemm.first_panel, 1) - weights);
+  const uint32_t panel = loader.instruction().args.gemm.first_panel;
+  const WeightView& weight = loader.params.model.matrix(input.matrix);
+  const std::byte* const weights = weight.at(input.layer, panel, 0);
+  const auto weight_stride = static_cast<uint64_t>(weight.at(input.layer, panel, 1) - weights);
   if (!stream.small) {
     loader.wait_all();
-    load_plain(loader, stream, weights, weight_stride, tokens);
+    load_plain(loader, stream, weights, weight_stride, input.tokens);
     return;
   }
   if (stream.panels == 1 && stream.many_tokens()) {
-    load_small_paired(loader, stream, weights, weight_stride, tokens);
+    load_small_paired(loader, stream, weights, weight_stride, input.tokens);
   } else {
-    load_small(loader, stream, weights, weight_stride, tokens);
+    load_small(loader, stream, weights, weight_stride, input.tokens);
   }
   loader.share_acquired();
 }

@@ -14,17 +14,11 @@ struct LmHead {
   static constexpr uint32_t kStageCols = kRowBytes / sizeof(float);
   static constexpr uint32_t kStagesPerPanel = kPanelCols / kStageCols;
 
-  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
-                                                    const StepParams&) {
-    return GemmStream(instruction).slots(0);
-  }
-
-  template <class M>
-  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
-    const GemmArgs& args = loader.instruction().args.gemm;
-    const StepParams& params = loader.params;
-    load_gemm(loader, params.model.matrix(Matrix::kLmHead), 0,
-              tile_address(params, params.gpu, Buffer::kCompact, args.row_block, args.k_panels, 0));
+  static TERRAZZO_GROUP_FN GemmInput input(const StepParams& params, const GemmArgs& args,
+                                           uint32_t) {
+    return {Matrix::kLmHead, 0,
+            tile_address(params, params.gpu, Buffer::kCompact, args.row_block, args.k_panels, 0),
+            Buffer::kCompact};
   }
 
   template <class M, class Accumulator>

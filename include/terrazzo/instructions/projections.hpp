@@ -15,27 +15,11 @@ struct ProjectResidual {
   static constexpr Buffer kOutput = kIsO ? Buffer::kX1 : Buffer::kX;
   static constexpr Buffer kOutputSums = kIsO ? Buffer::kSumSqX1 : Buffer::kSumSqX;
 
-  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
-                                                    const StepParams&) {
-    return GemmStream(instruction).slots(instruction.args.gemm.panels);
-  }
-
-  template <class M>
-  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
-    const GemmArgs& args = loader.instruction().args.gemm;
-    const StepParams& params = loader.params;
+  static TERRAZZO_GROUP_FN GemmInput input(const StepParams& params, const GemmArgs& args,
+                                           uint32_t layer) {
     const uint32_t input_block = kIsO ? params.shape.owned_index(args.row_block) : args.row_block;
-    load_gemm(loader, params.model.matrix(kMatrix), loader.layer(),
-              tile_address(params, params.gpu, kInput, input_block, args.k_panels, 0));
-    const uint32_t bytes = args.rows * kRowBytes;
-    loader.fill_run(
-        args.panels, 1, [&](uint32_t) TERRAZZO_LAMBDA { return bytes; },
-        [&](uint32_t p, uint32_t) TERRAZZO_LAMBDA {
-          return SlotPiece{0,
-                           tile_address(params, params.gpu, kResidual, args.row_block,
-                                        params.shape.hidden_panels(), args.first_panel + p),
-                           bytes};
-        });
+    return {kMatrix, layer, tile_address(params, params.gpu, kInput, input_block, args.k_panels, 0),
+            kResidual};
   }
 
   template <class M, class Accumulator>
@@ -68,18 +52,11 @@ using DownResidual = ProjectResidual<Matrix::kDown>;
 
 /// silu(rstd * x1 Wg) * (rstd * x1 Wu): the weight's panels hold gate and up in runs of kPairRun.
 struct GateUpSilu {
-  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
-                                                    const StepParams& params) {
-    return GemmStream(instruction).slots(line_slots(params.shape));
-  }
-
-  template <class M>
-  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
-    const GemmArgs& args = loader.instruction().args.gemm;
-    const StepParams& params = loader.params;
-    load_gemm(loader, params.model.matrix(Matrix::kGateUp), loader.layer(),
-              tile_address(params, params.gpu, Buffer::kX1, args.row_block, args.k_panels, 0));
-    load_lines(loader, Buffer::kSumSqX1, args.row_block, args.rows);
+  static TERRAZZO_GROUP_FN GemmInput input(const StepParams& params, const GemmArgs& args,
+                                           uint32_t layer) {
+    return {Matrix::kGateUp, layer,
+            tile_address(params, params.gpu, Buffer::kX1, args.row_block, args.k_panels, 0),
+            Buffer::kSumSqX1};
   }
 
   template <class M, class Accumulator, class RowVector>
@@ -107,17 +84,11 @@ struct GateUpSilu {
 
 /// This GPU's share of down, to the rows' owner.
 struct DownPartial {
-  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
-                                                    const StepParams&) {
-    return GemmStream(instruction).slots(0);
-  }
-
-  template <class M>
-  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
-    const GemmArgs& args = loader.instruction().args.gemm;
-    const StepParams& params = loader.params;
-    load_gemm(loader, params.model.matrix(Matrix::kDown), loader.layer(),
-              tile_address(params, params.gpu, Buffer::kAct, args.row_block, args.k_panels, 0));
+  static TERRAZZO_GROUP_FN GemmInput input(const StepParams& params, const GemmArgs& args,
+                                           uint32_t layer) {
+    return {Matrix::kDown, layer,
+            tile_address(params, params.gpu, Buffer::kAct, args.row_block, args.k_panels, 0),
+            Buffer::kAct};
   }
 
   template <class M, class Accumulator>

@@ -26,18 +26,11 @@ struct QkvRopeAppend {
     return {kind, panel / shape.group_panels(), head, in_group % shape.head_panels()};
   }
 
-  static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
-                                                    const StepParams& params) {
-    return GemmStream(instruction).slots(line_slots(params.shape));
-  }
-
-  template <class M>
-  static TERRAZZO_GROUP_FN void load(Loader<M>& loader) {
-    const GemmArgs& args = loader.instruction().args.gemm;
-    const StepParams& params = loader.params;
-    load_gemm(loader, params.model.matrix(Matrix::kQkv), loader.layer(),
-              tile_address(params, params.gpu, Buffer::kX, args.row_block, args.k_panels, 0));
-    load_lines(loader, Buffer::kSumSqX, args.row_block, args.rows);
+  static TERRAZZO_GROUP_FN GemmInput input(const StepParams& params, const GemmArgs& args,
+                                           uint32_t layer) {
+    return {Matrix::kQkv, layer,
+            tile_address(params, params.gpu, Buffer::kX, args.row_block, args.k_panels, 0),
+            Buffer::kSumSqX};
   }
 
   template <class M, class Accumulator, class RowVector>

@@ -98,6 +98,21 @@ TERRAZZO_GROUP_FN void load_lines(Loader<M>& loader, Buffer buffer, uint32_t blo
   }
 }
 
+/// The rows' residual panels, a slot each.
+template <class M>
+TERRAZZO_GROUP_FN void load_residuals(Loader<M>& loader, Buffer buffer, const GemmArgs& args) {
+  const StepParams& params = loader.params;
+  const uint32_t bytes = args.rows * kRowBytes;
+  loader.fill_run(
+      args.panels, 1, [&](uint32_t) TERRAZZO_LAMBDA { return bytes; },
+      [&](uint32_t p, uint32_t) TERRAZZO_LAMBDA {
+        return SlotPiece{0,
+                         tile_address(params, params.gpu, buffer, args.row_block,
+                                      params.shape.hidden_panels(), args.first_panel + p),
+                         bytes};
+      });
+}
+
 /// 1 / rms of this consumer's rows.
 template <class M, class RowVector>
 TERRAZZO_GROUP_FN void use_row_factors(RowVector& factors, Consumer<M>& consumer) {

@@ -16,9 +16,9 @@
 namespace terrazzo {
 
 struct LlamaInstructions {
-  /// The same as `dispatch` for consumers.
+  /// Calls f with an object of the operation's type, `Gemm` for all products.
   template <class F>
-  static TERRAZZO_GROUP_FN void dispatch_consumer(Opcode opcode, F f) {
+  static TERRAZZO_GROUP_FN void dispatch(Opcode opcode, F f) {
     switch (opcode) {
       case Opcode::kStepEnd:
         return f(StepEnd{});
@@ -41,9 +41,9 @@ struct LlamaInstructions {
     }
   }
 
-  /// Calls f with an object of the operation's type.
+  /// The same for storers: each product stores what is its own.
   template <class F>
-  static TERRAZZO_GROUP_FN void dispatch(Opcode opcode, F f) {
+  static TERRAZZO_GROUP_FN void dispatch_storer(Opcode opcode, F f) {
     switch (opcode) {
       case Opcode::kStepEnd:
         return f(StepEnd{});

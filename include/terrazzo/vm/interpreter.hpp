@@ -124,7 +124,8 @@ TERRAZZO_GROUP_FN void for_each_instruction(typename M::Role& role, const StepPa
   }
 }
 
-/// Set::dispatch(opcode, f) calls f with the operation's type.
+/// Set::dispatch(opcode, f) calls f with the operation's type; Set::dispatch_storer with the type
+/// that stores.
 template <class M, class Set>
 TERRAZZO_GROUP_FN void run_loader(typename M::Role& role, const StepParams& params) {
   Loader<M> loader(role, params);
@@ -164,7 +165,7 @@ TERRAZZO_GROUP_FN void run_consumer(typename M::Role& role, const StepParams& pa
                                     uint32_t index) {
   ConsumerState state;
   for_each_instruction<M>(role, params, [&](const auto& slot) TERRAZZO_LAMBDA {
-    Set::dispatch_consumer(slot.instruction.opcode, [&](auto operation) TERRAZZO_LAMBDA {
+    Set::dispatch(slot.instruction.opcode, [&](auto operation) TERRAZZO_LAMBDA {
       using Operation = decltype(operation);
       if constexpr (Operation::kHasProducts) {
         state = consume_one<M, Operation>(role, params, index, slot, state);
@@ -181,7 +182,7 @@ TERRAZZO_GROUP_FN void run_storer(typename M::Role& role, const StepParams& para
                                   uint32_t index) {
   Storer<M> storer(role, params, index);
   for_each_instruction<M>(role, params, [&](const auto& slot) TERRAZZO_LAMBDA {
-    Set::dispatch(slot.instruction.opcode, [&](auto operation) TERRAZZO_LAMBDA {
+    Set::dispatch_storer(slot.instruction.opcode, [&](auto operation) TERRAZZO_LAMBDA {
       storer.begin(slot.instruction, slot.layer);
       operation.store(storer);
       storer.finish();

@@ -8,20 +8,25 @@
 
 namespace terrazzo {
 
-/// Waits until all slots of a run have come to their phase: first one look at each of them, since
-/// looks can run side by side. `flip` 1: the phase before, as loaders wait.
+/// Waits until all slots of a run, which follow each other in the ring, have come to their phase:
+/// first one look at each of them, since looks can run side by side; then one by one, in a loop, so
+/// that what is seldom needed is short. `flip` 1: the phase before, as loaders wait.
 template <uint32_t kCount, class Role, class Barriers>
 TERRAZZO_GROUP_FN void wait_for_run(Role& role, Barriers& barriers, const SlotUse (&uses)[kCount],
                                     uint32_t flip, WaitKind kind) {
   bool ready = true;
+  uint32_t phases = 0;
   TERRAZZO_UNROLL
-  for (const SlotUse& use : uses) {
-    ready &= role.is_complete(barriers[use.slot], use.phase ^ flip);
+  for (uint32_t i = 0; i < kCount; ++i) {
+    ready &= role.is_complete(barriers[uses[i].slot], uses[i].phase ^ flip);
+    phases |= (uses[i].phase ^ flip) << i;
   }
-  if (!ready) {
-    TERRAZZO_UNROLL
-    for (const SlotUse& use : uses) {
-      role.wait(barriers[use.slot], use.phase ^ flip, kind, use.slot);
+  if (!ready) [[unlikely]] {
+    uint32_t slot = uses[0].slot;
+    TERRAZZO_NO_UNROLL
+    for (uint32_t i = 0; i < kCount; ++i) {
+      role.wait(barriers[slot], phases >> i & 1u, kind, slot);
+      slot = slot + 1 == kNumSlots ? 0 : slot + 1;
     }
   }
 }

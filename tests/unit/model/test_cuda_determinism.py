@@ -243,6 +243,7 @@ def test_the_watchdog(runners: dict[str, ModelRunner]) -> None:
         np.testing.assert_array_equal(seen.logits, expected.logits)
 
 
+@needs_gpu_speed
 def test_llm_in_any_company(small_llama: Path) -> None:
     prompts = ["a", "b" * 63, "cd" * 32, "Of thousands of chips. " * 6, "e" * 129, "A floor"]
     params = [

@@ -50,7 +50,7 @@ class Role {
   __device__ __forceinline__ void wait(Barrier& barrier, uint32_t parity, WaitKind kind,
                                        uint32_t index) {
     const uint32_t address = shared_address(&barrier);
-    if (aborted_ || mbarrier_try_wait_parity(address, parity)) {
+    if (aborted_ || mbarrier_try_wait_parity(address, parity)) [[likely]] {
       return;
     }
     const uint64_t begin = globaltimer_ns();
