@@ -77,7 +77,7 @@ def struct_of(operation: str) -> str:
 
 def finisher_of(enumerator: str) -> str:
     """The type whose `finish` the GEMM operation calls for an opcode."""
-    body = body_after(definition_of("Gemm"), definition_of("Gemm").index("switch (opcode)"))
+    body = definition_of("Gemm")
     for label in (f"case Opcode::{enumerator}", "default"):
         match = re.search(rf"{label}:\s*return (\w+)::finish\(", body)
         if match:
