@@ -214,7 +214,7 @@ Work WorkTable::of(const Instruction& instruction, uint32_t gpu) const {
       break;
   }
   LlamaInstructions::dispatch(instruction.opcode, [&](auto operation) {
-    work.slots = operation.slots(instruction, params_).total();
+    work.slots = operation.slots(instruction, params_).count;
   });
   work.busy_slots = std::max(work.busy_slots, work.slots);
   return work;

@@ -40,7 +40,6 @@ struct Agent {
   bool waiting = false;
   SlotUse use{};
   std::deque<Held> stream;
-  std::vector<Held> pins;
   std::vector<SlotUse> trace;
 };
 
@@ -101,13 +100,13 @@ class Ring {
     if (agent.used == 0) {
       agent.cursor.begin(plan.slots);
     }
-    if (agent.used == plan.slots.total()) {
+    if (agent.used == plan.slots.count) {
       release_all(agent);
       ++agent.plan;
       agent.used = 0;
       return;
     }
-    agent.use = agent.used < plan.slots.pins ? agent.cursor.pin() : agent.cursor.next();
+    agent.use = agent.cursor.next();
     ++agent.used;
     agent.waiting = true;
   }
@@ -115,10 +114,7 @@ class Ring {
   void load(const SlotUse& use, uint64_t fill) {
     for (const auto& consumer : consumers_) {
       for (const Held& held : consumer.stream) {
-        expect(held.slot != use.slot, "a slot of the stream is overwritten while it is held");
-      }
-      for (const Held& held : consumer.pins) {
-        expect(held.slot != use.slot, "a pin is overwritten before its instruction ends");
+        expect(held.slot != use.slot, "a slot is overwritten while it is held");
       }
     }
     expect(contents_[use.slot].readers == 0, "a slot is filled before both consumers saw the last");
@@ -133,8 +129,7 @@ class Ring {
     expect(contents.fill == fill && contents.readers > 0,
            "a consumer sees another fill than its turn");
     --contents.readers;
-    const bool pin = consumer.used <= plan.slots.pins;
-    pin ? consumer.pins.push_back({use.slot, fill}) : consumer.stream.push_back({use.slot, fill});
+    consumer.stream.push_back({use.slot, fill});
     while (consumer.stream.size() > plan.held) {
       // Not always the oldest first: the rule is only that the stream must not come round to it.
       const size_t i = random_() % 4 == 0 ? 0 : consumer.stream.size() - plan.held - 1;
@@ -154,11 +149,7 @@ class Ring {
     for (const Held& held : agent.stream) {
       release(held);
     }
-    for (const Held& held : agent.pins) {
-      release(held);
-    }
     agent.stream.clear();
-    agent.pins.clear();
   }
 
   bool finished() const {
@@ -213,16 +204,15 @@ class Ring {
   std::string problem_;
 };
 
-/// Instructions of all kinds. A consumer may hold back as many slots as the stream has, less one:
-/// the loader needs one to go on.
+/// Instructions of all kinds. A consumer may hold back as many slots as the ring has, less one: the
+/// loader needs one to go on.
 std::vector<Plan> random_program(uint64_t seed) {
   std::mt19937_64 random(seed);
   std::vector<Plan> program(1 + random() % 12);
   for (Plan& plan : program) {
-    const auto pins = static_cast<uint32_t>(random() % (kMaxPins + 1));
-    const auto stream = static_cast<uint32_t>(random() % 3 == 0 ? random() % 4 : random() % 101);
-    plan.slots = {random() % 2 == 0 ? 0 : pins, stream, random() % 2 == 0 ? 1U : 3U};
-    plan.held = static_cast<uint32_t>(random() % (kNumSlots - plan.slots.pins));
+    const auto slots = static_cast<uint32_t>(random() % 3 == 0 ? random() % 4 : random() % 101);
+    plan.slots = {slots, random() % 2 == 0 ? 1U : kWideAlign};
+    plan.held = static_cast<uint32_t>(random() % kNumSlots);
   }
   return program;
 }
@@ -245,57 +235,44 @@ TERRAZZO_TEST(every_fill_is_seen_once_in_order) {
 }
 
 /// One slot more than the rule allows, and the ring stands still.
-TERRAZZO_TEST(who_holds_the_whole_stream_blocks_the_ring) {
-  for (uint32_t pins = 0; pins <= kMaxPins; ++pins) {
-    const uint32_t stream = kNumSlots - pins;
-    const auto run = [&](uint32_t held) {
-      const std::vector<Plan> program = {{{pins, 40, 1}, held}};
-      return Ring<RingCursor, RingCursor>(program, pins).run();
-    };
-    CHECK_EQ(run(stream - 1), std::string());
-    CHECK_EQ(run(stream), std::string("deadlock"));
-  }
+TERRAZZO_TEST(who_holds_all_slots_blocks_the_ring) {
+  const auto run = [](uint32_t held) {
+    const std::vector<Plan> program = {{{40, 1}, held}};
+    return Ring<RingCursor, RingCursor>(program, 1).run();
+  };
+  CHECK_EQ(run(kNumSlots - 1), std::string());
+  CHECK_EQ(run(kNumSlots), std::string("deadlock"));
 }
 
 // --- broken cursors: the test above must notice them ---
 
-struct PlainCursor {
-  void begin(const SlotPlan& plan) { slot_ = round_up(slot_, plan.align) % kNumSlots; }
-  SlotUse pin() { return next(); }
-  SlotUse next() {
-    const SlotUse use{slot_, phases_ >> slot_ & 1U};
-    phases_ ^= 1U << slot_;
-    slot_ = (slot_ + 1) % kNumSlots;
-    return use;
-  }
-  uint32_t slot() const { return slot_; }
-  uint32_t phases() const { return phases_; }
-
-  uint32_t slot_ = 0;
-  uint32_t phases_ = 0;
-};
-
 /// The loader takes alignment for what GEMMs alone do.
 struct UnalignedCursor : RingCursor {
-  void begin(const SlotPlan& plan) { RingCursor::begin({plan.pins, plan.stream, 1}); }
+  void begin(const SlotPlan& plan) { RingCursor::begin({plan.count, 1}); }
 };
 
 /// A phase bit for the whole ring.
-struct OnePhaseCursor : PlainCursor {
-  SlotUse pin() { return next(); }
+struct OnePhaseCursor {
+  void begin(const SlotPlan& plan) { slot_ = round_up(slot_, plan.align) % kNumSlots; }
   SlotUse next() {
-    const uint32_t phase = phases_ & 1U;
-    const SlotUse use{slot_, phase};
+    const SlotUse use{slot_, phase_};
     slot_ = (slot_ + 1) % kNumSlots;
-    phases_ = slot_ == 0 ? phase ^ 1U : phase;
+    phase_ ^= slot_ == 0 ? 1U : 0U;
     return use;
   }
+  uint32_t slot() const { return slot_; }
+  uint32_t phases() const { return phase_; }
+
+  uint32_t slot_ = 0;
+  uint32_t phase_ = 0;
 };
 
-/// Pins are passed over one slot short.
-struct ShortSkipCursor : RingCursor {
+/// Phases of the slots that alignment passes over change too.
+struct SkippingCursor : RingCursor {
   void begin(const SlotPlan& plan) {
-    RingCursor::begin({plan.pins > 0 ? plan.pins - 1 : 0, plan.stream, plan.align});
+    if (plan.align == kWideAlign) {
+      skip(round_up(slot(), kWideAlign) - slot());
+    }
   }
 };
 
@@ -310,11 +287,9 @@ bool is_caught() {
 }
 
 TERRAZZO_TEST(broken_cursors_are_caught) {
-  CHECK((is_caught<PlainCursor, PlainCursor>()));
-  CHECK((is_caught<PlainCursor, RingCursor>()));
   CHECK((is_caught<UnalignedCursor, RingCursor>()));
   CHECK((is_caught<OnePhaseCursor, OnePhaseCursor>()));
-  CHECK((is_caught<ShortSkipCursor, ShortSkipCursor>()));
+  CHECK((is_caught<SkippingCursor, RingCursor>()));
 }
 
 TERRAZZO_TEST(runs_of_slots_are_as_many_single_ones) {
@@ -322,43 +297,35 @@ TERRAZZO_TEST(runs_of_slots_are_as_many_single_ones) {
   RingCursor single;
   RingCursor run;
   for (int instruction = 0; instruction < 20000; ++instruction) {
-    const auto pins = static_cast<uint32_t>(random() % (kMaxPins + 1));
-    const SlotPlan plan{pins, 0, pins == 0 && random() % 2 == 0 ? 3U : 1U};
+    const SlotPlan plan{0, random() % 2 == 0 ? kWideAlign : 1U};
     single.begin(plan);
     run.begin(plan);
-    for (uint32_t i = 0; i < pins; ++i) {
-      single.pin();
-      run.pin();
-    }
     for (auto runs = random() % 5; runs > 0; --runs) {
-      const auto count = static_cast<uint32_t>(random() % (kNumSlots - pins + 1));
+      const auto count = static_cast<uint32_t>(random() % (kNumSlots + 1));
       for (uint32_t i = 0; i < count; ++i) {
-        const SlotUse seen = run.peek(i);
         const SlotUse wanted = single.next();
-        CHECK_EQ(seen.slot, wanted.slot);
-        CHECK_EQ(seen.phase, wanted.phase);
+        if (i < kNumSlots - 1) {
+          CHECK_EQ(run.peek(i).slot, wanted.slot);
+          CHECK_EQ(run.peek(i).phase, wanted.phase);
+        }
       }
-      const auto rounds = pins == 0 ? static_cast<uint32_t>(random() % 3) : 0U;
-      for (uint32_t i = 0; i < rounds * (kNumSlots - pins); ++i) {
+      const auto rounds = static_cast<uint32_t>(random() % 3);
+      for (uint32_t i = 0; i < rounds * kNumSlots; ++i) {
         single.next();
       }
       if (rounds == 0) {
         run.skip(count);
       } else {
-        run.advance(count + rounds * (kNumSlots - pins));
+        run.advance(count + rounds * kNumSlots);
       }
       CHECK_EQ(run.phases(), single.phases());
-      if (count != 0 || rounds != 0) {
-        CHECK_EQ(run.slot(), single.slot());
-      }
-      if (pins == 0) {
-        SlotUse uses[3];
-        run.next_run(uses);
-        for (const SlotUse& seen : uses) {
-          const SlotUse wanted = single.next();
-          CHECK_EQ(seen.slot, wanted.slot);
-          CHECK_EQ(seen.phase, wanted.phase);
-        }
+      CHECK_EQ(run.slot(), single.slot());
+      SlotUse uses[3];
+      run.next_run(uses);
+      for (const SlotUse& seen : uses) {
+        const SlotUse wanted = single.next();
+        CHECK_EQ(seen.slot, wanted.slot);
+        CHECK_EQ(seen.phase, wanted.phase);
       }
     }
   }

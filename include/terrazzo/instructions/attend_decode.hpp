@@ -40,7 +40,7 @@ struct AttendDecode {
   static TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                           const StepParams& params) {
     const AttendDecodeArgs& args = instruction.args.attend_decode;
-    return {0, args.rows + args.pages * slots_per_page(params.shape), 1};
+    return {args.rows + args.pages * slots_per_page(params.shape), 1};
   }
 
   /// Pages of row `i` of the instruction; none if it has no such row.

@@ -15,7 +15,7 @@ struct AttendMerge {
 
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                                     const StepParams& params) {
-    return {0, num_chunks(params.shape) * instruction.args.attend_merge.num_splits, 1};
+    return {num_chunks(params.shape) * instruction.args.attend_merge.num_splits, 1};
   }
 
   template <class M>

@@ -22,7 +22,7 @@ struct AttendPrefill {
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                                     const StepParams& params) {
     const AttendPrefillArgs& args = instruction.args.attend_prefill;
-    return {0, params.shape.head_panels() + num_pages(args) * slots_per_page(params.shape), 1};
+    return {params.shape.head_panels() + num_pages(args) * slots_per_page(params.shape), 1};
   }
 
   /// Rows of the block that this consumer owns: those of the unit in its half.

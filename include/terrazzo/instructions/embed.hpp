@@ -12,7 +12,7 @@ struct Embed {
 
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                                     const StepParams&) {
-    return {0, instruction.args.embed.panels, 1};
+    return {instruction.args.embed.panels, 1};
   }
 
   /// The row's token: given, or sampled by the previous step.

@@ -12,7 +12,7 @@ struct GatherNorm {
 
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                                     const StepParams&) {
-    return {0, instruction.args.gather.panels, 1};
+    return {instruction.args.gather.panels, 1};
   }
 
   static TERRAZZO_GROUP_FN const LogitInfo* compact_rows(const StepParams& params,

@@ -59,7 +59,7 @@ TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
   const uint32_t row_bytes = stream.rows * kRowBytes;
   const uint32_t first_bytes = stream.first_panels() * kHalfPanelBytes;
   const uint32_t second_bytes = stream.panels * kHalfPanelBytes - first_bytes;
-  loader.by_one_lane(stream.slots(0).total(), [&](auto& slots) TERRAZZO_LAMBDA {
+  loader.by_one_lane(stream.slots(0).count, [&](auto& slots) TERRAZZO_LAMBDA {
     for (uint32_t begin = 0; begin < stream.k_panels; begin += stream.k_per_token_slot()) {
       const uint32_t count = least(stream.k_per_token_slot(), stream.k_panels - begin);
       const auto token_slot = slots.fill(count * row_bytes);
@@ -120,7 +120,7 @@ TERRAZZO_GROUP_FN void load_small_paired(Loader<M>& loader, const GemmStream& st
   constexpr uint32_t kPairs = 2;  // filled at a time
   const uint32_t row_bytes = stream.rows * kRowBytes;
   const uint32_t token_bytes = stream.token_bytes();
-  loader.by_one_lane(stream.slots(0).total(), [&](auto& slots) TERRAZZO_LAMBDA {
+  loader.by_one_lane(stream.slots(0).count, [&](auto& slots) TERRAZZO_LAMBDA {
     bool waited = false;
     const auto wait_once = [&](uint32_t k_done) TERRAZZO_LAMBDA {
       if (!waited) {

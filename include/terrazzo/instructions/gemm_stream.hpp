@@ -81,11 +81,11 @@ struct GemmStream {
   constexpr TERRAZZO_GROUP_FN SlotPlan slots(uint32_t extra) const {
     if (!small) {
       const uint32_t each = plain_slots_per_k(panels);
-      return {0, each * k_panels + extra, each == 3 ? kWideAlign : 1u};
+      return {each * k_panels + extra, each == 3 ? kWideAlign : 1u};
     }
     const uint32_t weights =
         panels == 1 ? ceil_div(k_panels, k_per_weight_slot()) : k_panels * weight_slots_per_k();
-    return {0, ceil_div(k_panels, k_per_token_slot()) + weights + extra, 1};
+    return {ceil_div(k_panels, k_per_token_slot()) + weights + extra, 1};
   }
 };
 

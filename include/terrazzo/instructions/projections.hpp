@@ -127,7 +127,7 @@ struct ReduceResidual {
 
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
                                                     const StepParams& params) {
-    return {0, instruction.args.reduce.panels * (1 + params.shape.world), 1};
+    return {instruction.args.reduce.panels * (1 + params.shape.world), 1};
   }
 
   template <class M>

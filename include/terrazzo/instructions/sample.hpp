@@ -76,7 +76,7 @@ struct Sample {
       total += filter_passes(infos[row], params.shape.vocab) *
                ceil_div(params.shape.vocab, kLogitsPerSlot);
     }
-    return {0, total, 1};
+    return {total, 1};
   }
 
   template <class M>

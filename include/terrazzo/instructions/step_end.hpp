@@ -12,7 +12,7 @@ struct StepEnd {
   static constexpr bool kHasProducts = false;
 
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction&, const StepParams&) {
-    return {0, 1, 1};
+    return {1, 1};
   }
 
   template <class M>

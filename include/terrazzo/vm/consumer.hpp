@@ -41,8 +41,7 @@ class Consumer {
 
   /// The next slot of the stream, once it is full.
   TERRAZZO_GROUP_FN Slot use() { return use(cursor_.next()); }
-  /// Whether the next slots of a stream without pins are full: one look, which `use_run` may then
-  /// be told of.
+  /// Whether the next slots are full: one look, which `use_run` may then be told of.
   template <uint32_t kCount>
   TERRAZZO_GROUP_FN bool look_at_run() {
     RingCursor ahead = cursor_;
@@ -56,7 +55,7 @@ class Consumer {
     return full;
   }
 
-  /// The next slots of a stream without pins, once all of them are full.
+  /// The next slots, once all of them are full.
   template <uint32_t kCount>
   TERRAZZO_GROUP_FN void use_run(Slot (&slots)[kCount], bool are_full = false) {
     SlotUse uses[kCount];
@@ -74,20 +73,11 @@ class Consumer {
     }
   }
 
-  TERRAZZO_GROUP_FN Slot use_pin() { return use(cursor_.pin()); }
-
   /// Gives a slot back; the loader waits for both consumers.
   TERRAZZO_GROUP_FN void release(Slot slot) {
     role_.arrive(role_.shared().slot_empty[slot.index], WaitKind::kSlotEmpty, slot.index);
     if (role_.faults().double_arrival) {
       role_.arrive(role_.shared().slot_empty[slot.index], WaitKind::kSlotEmpty, slot.index);
-    }
-  }
-
-  /// Gives all pins of the instruction back.
-  TERRAZZO_GROUP_FN void release_pins() {
-    for (uint32_t i = 0; i < cursor_.num_pins(); ++i) {
-      release(M::slot(role_, cursor_.pin_slot(i)));
     }
   }
 
@@ -142,7 +132,7 @@ class Consumer {
                                const SlotPlan& plan) {
     instruction_ = &instruction;
     layer_ = layer;
-    left_ = plan.total();
+    left_ = plan.count;
     cursor_.begin(plan);
   }
   TERRAZZO_GROUP_FN uint32_t slots_left() const { return left_; }

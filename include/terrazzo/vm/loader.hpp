@@ -22,7 +22,7 @@ struct SlotPiece {
   uint32_t bytes;
 };
 
-/// Slots of a stream without pins, filled by one lane; see `Loader::by_one_lane`.
+/// Slots filled by one lane; see `Loader::by_one_lane`.
 template <class M>
 class SlotStream {
  public:
@@ -171,9 +171,8 @@ class Loader {
 
   /// The next slot of the stream, empty; exactly `bytes` bytes must be copied into it.
   TERRAZZO_GROUP_FN Slot fill(uint32_t bytes) { return fill(cursor_.next(), bytes); }
-  TERRAZZO_GROUP_FN Slot fill_pin(uint32_t bytes) { return fill(cursor_.pin(), bytes); }
 
-  /// The next `slots` slots of the stream at once, at most as many as are not pinned. Slot i takes
+  /// The next `slots` slots of the stream at once, at most kNumSlots. Slot i takes
   /// `bytes_of(i)` bytes, in `copies` copies at most: `piece_of(i, c)` is the c-th. The functions
   /// are called by the lanes that issue: at most 32 copies.
   template <class BytesOf, class PieceOf>
@@ -227,7 +226,7 @@ class Loader {
                      slot.index, slot_offset);
   }
 
-  /// The next `slots` slots of a stream without pins, in as few instructions a slot as there can
+  /// The next `slots` slots, in as few instructions a slot as there can
   /// be: `body(stream)` fills exactly so many of a SlotStream, in one lane.
   template <class Body>
   TERRAZZO_GROUP_FN void by_one_lane(uint32_t slots, Body body) {
@@ -270,7 +269,7 @@ class Loader {
                                const SlotPlan& plan) {
     instruction_ = &instruction;
     layer_ = layer;
-    left_ = plan.total();
+    left_ = plan.count;
     claimed_ = (instruction.flags & kBriefRun) != 0;  // the controller does not wait
     cursor_.begin(plan);
     claim_when_due();

@@ -40,8 +40,8 @@ struct Barrier {
   uint64_t word;
 };
 
-/// 12 slots and 4 stages leave 3 KB: what else a consumer needs for an instruction lies in a pin or
-/// in its free stage.
+/// 12 slots and 4 stages leave 3 KB: what else a consumer needs for an instruction lies in its free
+/// stage.
 struct SharedStorage {
   alignas(1024) std::byte slots[kNumSlots][kSlotBytes];
   alignas(1024) std::byte stages[kNumConsumers][kStagesPerConsumer][kStageBytes];
