@@ -65,26 +65,30 @@ class StepInput:
     def num_logit_rows(self) -> int:
         return len(self.logit_rows)
 
+    # Every step of thousands of sequences passes through here: extremes are looked at instead of
+    # making arrays of truth values. A minimum or maximum that is nan fails its comparison.
+
     def _check_sequences(self) -> None:
         _require(self.num_sequences > 0, "expected at least one sequence, got none")
-        _require(bool(np.all(self.seq_lens >= 1)), "expected seq_lens >= 1, got a smaller one")
+        _require(bool(self.seq_lens.min() >= 1), "expected seq_lens >= 1, got a smaller one")
         total = int(self.seq_lens.sum(dtype=np.int64))
         _require(total == self.num_rows, f"expected sum(seq_lens) = {self.num_rows}, got {total}")
-        _require(bool(np.all(self.context_lens >= 0)), "expected context_lens >= 0")
-        pages = np.diff(self.page_indptr)
+        _require(bool(self.context_lens.min() >= 0), "expected context_lens >= 0")
+        first, last = int(self.page_indptr[0]), int(self.page_indptr[-1])
+        pages = self.page_indptr[1:].astype(np.int64) - self.page_indptr[:-1]
         _require(
-            self.page_indptr[0] == 0 and bool(np.all(pages >= 0)),
+            first == 0 and bool(pages.min() >= 0),
             "expected page_indptr to start at 0 and to ascend",
         )
         _require(
-            int(self.page_indptr[-1]) == len(self.page_ids),
-            f"expected page_indptr[-1] = {len(self.page_ids)}, got {self.page_indptr[-1]}",
+            last == len(self.page_ids),
+            f"expected page_indptr[-1] = {len(self.page_ids)}, got {last}",
         )
-        _require(bool(np.all(self.page_ids >= 0)), "expected page_ids >= 0")
+        _require(bool(self.page_ids.min(initial=0) >= 0), "expected page_ids >= 0")
         tokens = self.context_lens.astype(np.int64) + self.seq_lens
-        short = np.flatnonzero(pages < -(-tokens // PAGE_TOKENS))
-        if short.size:
-            i = int(short[0])
+        is_short = pages * PAGE_TOKENS < tokens
+        if is_short.any():
+            i = int(is_short.argmax())
             raise ValueError(
                 f"[StepInput] sequence {i}: expected pages for {tokens[i]} tokens, got {pages[i]}"
             )
@@ -93,19 +97,21 @@ class StepInput:
         rows = self.logit_rows
         if rows.size == 0:
             return
-        if rows[0] < 0 or rows[-1] >= self.num_rows or np.any(rows[1:] <= rows[:-1]):
+        if rows[0] < 0 or rows[-1] >= self.num_rows or (rows[1:] <= rows[:-1]).any():
             # Not built in vain: it lists thousands of rows.
             raise ValueError(
                 f"[StepInput] expected logit_rows ascending in [0, {self.num_rows}), "
                 f"got {rows.tolist()}"
             )
         _require(
-            bool(np.all(np.isfinite(self.temperature) & (self.temperature >= 0))),
+            bool(self.temperature.min() >= 0 and self.temperature.max() < np.inf),
             "expected temperature finite and >= 0",
         )
-        _require(bool(np.all(self.top_k >= 0)), "expected top_k >= 0")
-        _require(bool(np.all((self.top_p > 0) & (self.top_p <= 1))), "expected top_p in (0, 1]")
-        _require(bool(np.all(self.output_position >= 0)), "expected output_position >= 0")
+        _require(bool(self.top_k.min() >= 0), "expected top_k >= 0")
+        _require(
+            bool(self.top_p.min() > 0 and self.top_p.max() <= 1), "expected top_p in (0, 1]"
+        )
+        _require(bool(self.output_position.min() >= 0), "expected output_position >= 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,29 +45,30 @@ def plan_step(
     slots = np.concatenate([decodes, np.array(prompts, np.int64)])
     rows = np.ones(len(slots), np.int64)
     rows[num_decodes:] = prompt_rows
-    context = table.cached[slots]
+    context, known = table.cached[slots], table.known[slots]
     ends = context + rows
-    is_sampled = ends == table.known[slots]
-    sampled = np.flatnonzero(is_sampled)
-    sampled_slots = slots[sampled]
+    sampled = np.flatnonzero(ends == known)
+    # Mostly all of them: then a slice does what a gather would.
+    chosen = sampled if len(sampled) < len(slots) else slice(None)
+    sampled_slots = slots[chosen]
     last_rows = np.cumsum(rows) - 1
     page_indptr, page_ids = _page_lists(table, slots, ends)
     batch = StepInput(
-        token_ids=_token_ids(table, decodes, prompts, prompt_rows),
+        token_ids=_token_ids(table, decodes, known[:num_decodes], prompts, prompt_rows),
         seq_lens=rows.astype(_INT32),
         context_lens=context.astype(_INT32),
         page_indptr=page_indptr,
         page_ids=page_ids,
-        logit_rows=last_rows[sampled].astype(_INT32),
+        logit_rows=last_rows[chosen].astype(_INT32),
         temperature=table.temperature[sampled_slots],
         top_k=table.top_k[sampled_slots],
         top_p=table.top_p[sampled_slots],
         seed=table.seed[sampled_slots],
-        output_position=(ends[sampled] - table.num_prompt[sampled_slots]).astype(_INT32),
+        output_position=(ends[chosen] - table.num_prompt[sampled_slots]).astype(_INT32),
         want_logits=np.zeros(len(sampled), np.bool_),
     )
     table.cached[slots] = ends
-    table.known[sampled_slots] += 1
+    table.known[sampled_slots] = ends[chosen] + 1
     table.sampled_row[sampled_slots] = np.arange(len(sampled), dtype=_INT32)
     return StepPlan(batch, slots, table.serial[slots], rows, sampled, num_decodes)
 
@@ -81,14 +82,18 @@ def undo(table: SequenceTable, plan: StepPlan) -> None:
 
 
 def _token_ids(
-    table: SequenceTable, decodes: Slots, prompts: list[int], prompt_rows: list[int]
+    table: SequenceTable,
+    decodes: Slots,
+    known: NDArray[np.int64],
+    prompts: list[int],
+    prompt_rows: list[int],
 ) -> NDArray[np.int32]:
     # A token on its way is named by its row in the step before: no other step can have sampled it.
-    is_under_way = table.known[decodes] > table.settled[decodes]
+    is_under_way = known > table.settled[decodes]
     last = np.where(is_under_way, -1 - table.sampled_row[decodes], table.last_token[decodes])
     parts = [last.astype(_INT32, copy=False)]
-    for slot, rows in zip(prompts, prompt_rows, strict=True):
-        start = int(table.cached[slot])
+    starts = table.cached[prompts].tolist() if prompts else []
+    for slot, start, rows in zip(prompts, starts, prompt_rows, strict=True):
         parts.append(table.request(slot).tokens[start : start + rows])
     return np.concatenate(parts)
 
@@ -96,7 +101,7 @@ def _token_ids(
 def _page_lists(
     table: SequenceTable, slots: Slots, ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    counts = (ends + PAGE_TOKENS - 1) // PAGE_TOKENS
+    counts = (ends + (PAGE_TOKENS - 1)) // PAGE_TOKENS
     indptr = np.zeros(len(slots) + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
     # Entry i of the list is entry (i - where its sequence starts) of the sequence's row.
