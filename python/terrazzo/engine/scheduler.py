@@ -12,7 +12,7 @@ from .length_estimate import FIRST_GUESS, LengthEstimate
 from .limits import SchedulerLimits
 from .page_pool import PagePool
 from .request import Request, pages_for
-from .sequence_table import SequenceTable, Slots
+from .sequence_table import Newcomer, SequenceTable, Slots
 from .waiting_queue import WaitingQueue
 
 # Waiting requests that are looked at when the first does not fit, and how many later ones may be
@@ -192,28 +192,29 @@ class Scheduler:
         if self.table.num_free == 0:
             return
         self._start_forecast()
-        admitted: list[int] = []
+        num_running = len(self.table.running)
+        newcomers: list[Newcomer] = []
         passed: list[Request] = []
         while budget > 0 and self.table.num_free > 0:
-            front = self.waiting.front(len(passed) + 1)
-            if len(front) == len(passed):
+            request = self.waiting.at(len(passed))
+            if request is None:
                 break
-            request = front[-1]
-            slot = self._try_admit(request, is_alone=not (self.table.running.size or admitted))
-            if slot is None:
+            newcomer = self._try_admit(request, num_running + len(newcomers))
+            if newcomer is None:
                 passed.append(request)
                 if len(passed) == LOOKAHEAD or request.num_overtaken >= MAX_OVERTAKEN:
                     break
                 continue
-            admitted.append(slot)
-            prompts.append(slot)
-            rows.append(self._rows_of(slot, budget))
+            newcomers.append(newcomer)
+            prompts.append(newcomer.slot)
+            pending = len(request.tokens) - newcomer.num_reused * PAGE_TOKENS
+            rows.append(min(pending, self.limits.max_chunk_tokens, budget))
             budget -= rows[-1]
             for other in passed:
                 other.num_overtaken += 1
             if any(other.num_overtaken >= MAX_OVERTAKEN for other in passed):
                 break
-        self.table.admit(admitted)
+        self.table.admit(newcomers)
 
     def _take(self, found: list[int], num_new: int) -> NDArray[np.int32]:
         # First the found ones: else the new ones might be taken from among them.
@@ -234,34 +235,35 @@ class Scheduler:
             shared_tokens=shared * PAGE_TOKENS,
         )
 
-    def _try_admit(self, request: Request, *, is_alone: bool) -> int | None:
-        """Start a request if its pages are there and are expected to suffice; returns its slot."""
-        pool, table = self.pool, self.table
+    def _try_admit(self, request: Request, num_running: int) -> Newcomer | None:
+        """Give a request a slot and pages if its pages are there and are expected to suffice."""
+        pool = self.pool
         num_tokens = len(request.tokens)
         keys = request.page_keys(num_tokens // PAGE_TOKENS) if self._prefix_reuse else []
         # Its last token is computed in any case: somebody must sample the next one.
-        usable = keys[: (num_tokens - 1) // PAGE_TOKENS]
-        found = pool.find(usable)
-        if len(found) < len(usable) and usable[len(found)] in self._coming:
+        num_usable = (num_tokens - 1) // PAGE_TOKENS if keys else 0
+        found = pool.find(keys[:num_usable])
+        num_found = len(found)
+        if num_found < num_usable and keys[num_found] in self._coming:
             return None
-        num_kept, num_new = pool.num_kept(found), pages_for(num_tokens) - len(found)
+        num_kept, num_new = pool.num_kept(found), pages_for(num_tokens) - num_found
         # Who was preempted returns when it will not be again at once.
-        spare = len(table.running) if request.num_preempted else 0
+        spare = len(self.table.running) if request.num_preempted else 0
         if num_new + num_kept + spare > pool.num_free:
             return None
         most = request.num_prompt + request.max_outputs - num_tokens
-        shared = (len(found) - num_kept) * PAGE_TOKENS
+        shared = (num_found - num_kept) * PAGE_TOKENS
         fits = self._forecast.admit(
             num_tokens, most, is_open=request.has_open_end, shared_tokens=shared
         )
-        if not fits and not is_alone:
+        if not fits and num_running > 0:
             return None
-        pages = pool.allocate(num_new) if not found else self._take(found, num_new)
-        slot = table.add(request, pages, len(found))
+        pages = self._take(found, num_new) if found else pool.allocate(num_new)
+        slot, serial = self.table.take_slot()
         self.waiting.remove(request)
-        self.num_reused_tokens += len(found) * PAGE_TOKENS
+        self.num_reused_tokens += num_found * PAGE_TOKENS
         if not request.num_preempted:
             self.num_prompt_tokens += request.num_prompt
-        serial = int(table.serial[slot])
-        self._coming.update(dict.fromkeys(keys[len(found) :], serial))
-        return slot
+        for key in keys[num_found:]:
+            self._coming[key] = serial
+        return Newcomer(slot, serial, request, pages, num_found)

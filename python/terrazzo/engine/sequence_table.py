@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,16 @@ from .request import Request, pages_for
 _FIRST_COLUMNS = 256  # outputs; the arrays grow when a sequence has more
 
 Slots = NDArray[np.int64]  # indices into the arrays of a SequenceTable
+
+
+class Newcomer(NamedTuple):
+    """An admitted request: its slot, its pages, and how many of these are filled already."""
+
+    slot: int
+    serial: int
+    request: Request
+    pages: NDArray[np.int32]
+    num_reused: int
 
 
 class SequenceTable:
@@ -56,48 +68,53 @@ class SequenceTable:
     def num_free(self) -> int:
         return len(self._free)
 
-    def add(self, request: Request, pages: NDArray[np.int32], num_reused: int) -> int:
-        """Give a request a slot, and it the pages, of which the first so many are filled.
-
-        `admit` then puts it among the running ones.
-        """
-        slot = self._free.pop()
-        num_tokens, params = len(request.tokens), request.params
-        self.requests[slot], request.slot = request, slot
-        self.serial[slot] = self._num_admitted
+    def take_slot(self) -> tuple[int, int]:
+        """A free slot, and the number of this admission: what its `serial` will be."""
         self._num_admitted += 1
-        self.arrival[slot] = request.request_id
-        self.num_prompt[slot] = request.num_prompt
-        self.limit[slot] = request.num_prompt + request.max_outputs
-        self.prefilled[slot] = self.known[slot] = self.settled[slot] = num_tokens
-        self.cached[slot] = self.settled_cached[slot] = num_reused * PAGE_TOKENS
-        self.last_token[slot] = request.tokens[-1]
-        self.num_pages[slot] = len(pages)
-        self.pages[slot, : len(pages)] = pages
-        self.temperature[slot] = params.temperature
-        self.top_k[slot] = params.top_k
-        self.top_p[slot] = params.top_p
-        self.seed[slot] = request.seed
-        self.ignores_eos[slot] = params.ignore_eos
-        self.has_open_end[slot] = request.has_open_end
-        self.wants_logprobs[slot] = params.logprobs
-        self.reports[slot] = request.stream or request.text is not None
-        if request.num_outputs:
-            self._make_columns(request.num_outputs)
-            self.outputs[slot, : request.num_outputs] = request.tokens[request.num_prompt :]
-            if params.logprobs:
-                self.logprobs[slot, : request.num_outputs] = request.logprobs
-        return slot
+        return self._free.pop(), self._num_admitted - 1
 
-    def admit(self, slots: list[int]) -> None:
-        """Put new slots among the running ones."""
-        if not slots:
+    def admit(self, newcomers: list[Newcomer]) -> None:
+        """Fill the slots of newcomers, all at once, and put them among the running ones."""
+        if not newcomers:
             return
-        new = np.array(slots, np.int64)
+        requests = [newcomer.request for newcomer in newcomers]
+        params = [request.params for request in requests]
+        chosen = [newcomer.slot for newcomer in newcomers]
+        slots = np.array(chosen, np.int64)
+        arrivals = np.array([request.request_id for request in requests], np.int64)
+        num_tokens = np.array([len(request.tokens) for request in requests], np.int64)
+        num_prompt = np.array([request.num_prompt for request in requests], np.int64)
+        cached = np.array([newcomer.num_reused * PAGE_TOKENS for newcomer in newcomers], np.int64)
+        self.serial[slots] = [newcomer.serial for newcomer in newcomers]
+        self.arrival[slots] = arrivals
+        self.num_prompt[slots] = num_prompt
+        self.limit[slots] = num_prompt + [request.max_outputs for request in requests]
+        self.prefilled[slots] = self.known[slots] = self.settled[slots] = num_tokens
+        self.cached[slots] = self.settled_cached[slots] = cached
+        self.last_token[slots] = [request.tokens[-1] for request in requests]
+        self.num_pages[slots] = [len(newcomer.pages) for newcomer in newcomers]
+        self.temperature[slots] = [each.temperature for each in params]
+        self.top_k[slots] = [each.top_k for each in params]
+        self.top_p[slots] = [each.top_p for each in params]
+        self.seed[slots] = np.array([request.seed for request in requests], np.uint64)
+        self.ignores_eos[slots] = [each.ignore_eos for each in params]
+        self.has_open_end[slots] = [request.has_open_end for request in requests]
+        self.wants_logprobs[slots] = [each.logprobs for each in params]
+        self.reports[slots] = [r.stream or r.text is not None for r in requests]
+        for slot, _, request, pages, _ in newcomers:
+            self.requests[slot], request.slot = request, slot
+            self.pages[slot, : len(pages)] = pages
+            if request.num_outputs:
+                self._make_columns(request.num_outputs)
+                self.outputs[slot, : request.num_outputs] = request.tokens[request.num_prompt :]
+                if request.params.logprobs:
+                    self.logprobs[slot, : request.num_outputs] = request.logprobs
+        self._run(slots, arrivals)
+
+    def _run(self, slots: Slots, arrivals: NDArray[np.int64]) -> None:
         last = int(self.arrival[self.running[-1]]) if self.running.size else -1
-        self.running = np.concatenate([self.running, new])
-        arrivals = self.arrival[new]
-        if arrivals[0] < last or (len(new) > 1 and (np.diff(arrivals) < 0).any()):
+        self.running = np.concatenate([self.running, slots])
+        if arrivals[0] < last or (arrivals[1:] < arrivals[:-1]).any():
             order = np.argsort(self.arrival[self.running], kind="stable")
             self.running = self.running[order]
 

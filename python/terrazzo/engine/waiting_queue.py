@@ -47,13 +47,14 @@ class WaitingQueue:
         self._num_live += 1
         request.is_waiting = True
 
-    def front(self, count: int) -> list[Request]:
-        """The first requests, at most `count`."""
-        while len(self._front) < count and self._rest:
+    def at(self, place: int) -> Request | None:
+        """The request in this place of the queue, 0 is the first; None behind the last."""
+        front = self._front
+        while len(front) <= place and self._rest:
             request = self._rest.popleft()
             if request.is_waiting:
-                insort(self._front, request, key=_arrival)
-        return self._front[:count]
+                insort(front, request, key=_arrival)
+        return front[place] if place < len(front) else None
 
     def remove(self, request: Request) -> None:
         """Take a request out: one that is admitted, or one that ended."""
