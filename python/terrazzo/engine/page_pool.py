@@ -114,11 +114,10 @@ class PagePool:
         Pages that nobody refers to any more become free. Of a sequence's cached pages the last is
         evicted first, because without the pages before it it could not be found.
         """
-        listed = pages.tolist()
-        if not listed:
+        if not pages.size:
             return
         references = self._references
-        is_wrong = min(listed) < 0 or max(listed) >= self.num_pages
+        is_wrong = bool(pages.min() < 0 or pages.max() >= self.num_pages)
         if not is_wrong:
             np.subtract.at(references, pages, 1)
             left = references[pages]
@@ -126,14 +125,15 @@ class PagePool:
                 is_wrong = True
                 np.add.at(references, pages, 1)
         if is_wrong:
-            raise ValueError(f"[PagePool] release: expected pages in use, got {listed}")
-        plain: dict[int, None] = {}  # in order
-        for page in pages[left == 0][::-1].tolist():
-            if self._key_of[page] is None:
-                plain[page] = None
+            raise ValueError(f"[PagePool] release: expected pages in use, got {pages.tolist()}")
+        unused = dict.fromkeys(pages[left == 0][::-1].tolist())  # each once, in order
+        key_of, plain = self._key_of, []
+        for page in unused:
+            if key_of[page] is None:
+                plain.append(page)
             else:
                 self._cached[page] = None
-        self._push(list(plain))
+        self._push(plain)
 
     def forget(self) -> None:
         """Drop all keys: nothing can be found any more."""

@@ -69,8 +69,9 @@ class Request:
 
     def cut(self, num_outputs: int) -> None:
         """Forget outputs behind the first so many."""
-        self.tokens = self.tokens[: self.num_prompt + num_outputs]
-        self.logprobs = self.logprobs[:num_outputs]
+        if num_outputs < self.num_outputs:
+            self.tokens = self.tokens[: self.num_prompt + num_outputs]
+            self.logprobs = self.logprobs[:num_outputs]
 
     def finished(self, reason: FinishReason, text: str) -> RequestOutput:
         tokens = self.tokens.tolist()

@@ -88,13 +88,16 @@ class Scheduler:
             return
         table = self.table
         same = table.serial[plan.prompt_slots] == plan.serials[plan.num_decodes :]
-        for slot in plan.prompt_slots[same].tolist():
+        slots = plan.prompt_slots[same]
+        cached = table.settled_cached[slots].tolist()
+        for slot, num_cached in zip(slots.tolist(), cached, strict=True):
             request = table.request(slot)
-            count = min(int(table.settled_cached[slot]), len(request.tokens)) // PAGE_TOKENS
+            count = min(num_cached, len(request.tokens)) // PAGE_TOKENS
             keys, first = request.page_keys(count), count
             while first > 0 and self._coming.pop(keys[first - 1], None) is not None:
                 first -= 1  # the pages before are done already
-            self.pool.register(table.pages[slot, first:count].tolist(), keys[first:])
+            if first < count:
+                self.pool.register(table.pages[slot, first:count].tolist(), keys[first:])
 
     def release(self, slots: list[int], *, keep_outputs: bool = True) -> None:
         """Take sequences out and free their pages.
@@ -102,14 +105,19 @@ class Scheduler:
         Pages of the outputs of a request can be found from then on if `keep_outputs` is set or it
         is streamed: others are hardly ever continued.
         """
-        table, pages = self.table, [self.table.pages_of(slot) for slot in slots]
-        serials, num_cached = table.serial[slots].tolist(), table.settled_cached[slots].tolist()
-        for slot, own, serial, cached in zip(slots, pages, serials, num_cached, strict=True):
-            request = table.request(slot)
-            table.remove(slot)
+        table = self.table
+        counts, num_cached = table.num_pages[slots].tolist(), table.settled_cached[slots]
+        # Of a prompt that is computed no page is to come.
+        awaited = (num_cached < table.prefilled[slots]).tolist()
+        serials = table.serial[slots].tolist()
+        pages = [table.pages[slot, :count] for slot, count in zip(slots, counts, strict=True)]
+        requests = table.remove(slots)
+        for request, own, serial, cached, is_awaited in zip(
+            requests, pages, serials, num_cached.tolist(), awaited, strict=True
+        ):
             if not self._prefix_reuse:
-                continue
-            for key in request.keys if self._coming else ():
+                break
+            for key in request.keys if is_awaited else ():
                 if self._coming.get(key) == serial:
                     del self._coming[key]
             if keep_outputs or request.stream:

@@ -118,20 +118,22 @@ class SequenceTable:
             order = np.argsort(self.arrival[self.running], kind="stable")
             self.running = self.running[order]
 
-    def remove(self, slot: int) -> None:
-        """Give a slot back; what the sequence was given is in its request before. `drop_removed`
-        then takes it from the running ones.
+    def remove(self, slots: list[int]) -> list[Request]:
+        """Give slots back; what their sequences were given is then in the requests, which are
+        returned. `drop_removed` then takes the slots from the running ones.
         """
-        request = self.request(slot)
-        num_outputs = int(self.settled[slot] - self.num_prompt[slot])
-        if num_outputs > request.num_outputs:
-            if request.params.logprobs:
-                request.logprobs = self.logprobs[slot, :num_outputs].copy()
-            prompt = request.tokens[: request.num_prompt]
-            request.tokens = np.concatenate([prompt, self.outputs[slot, :num_outputs]])
-        self.requests[slot] = request.slot = None
-        self.serial[slot] = -1
-        self._free.append(slot)
+        requests = [self.request(slot) for slot in slots]
+        counts = (self.settled[slots] - self.num_prompt[slots]).tolist()
+        for slot, request, count in zip(slots, requests, counts, strict=True):
+            if count > request.num_outputs:
+                if request.params.logprobs:
+                    request.logprobs = self.logprobs[slot, :count].copy()
+                prompt = request.tokens[: request.num_prompt]
+                request.tokens = np.concatenate([prompt, self.outputs[slot, :count]])
+            self.requests[slot] = request.slot = None
+        self.serial[slots] = -1
+        self._free += slots
+        return requests
 
     def drop_removed(self) -> None:
         """Take removed slots from the running ones."""
@@ -153,7 +155,8 @@ class SequenceTable:
         self, slots: Slots, tokens: NDArray[np.int32], logprobs: NDArray[np.float32]
     ) -> NDArray[np.int64]:
         """Append a collected token to each of the slots; returns outputs of each so far."""
-        columns = self.settled[slots] - self.num_prompt[slots]
+        settled = self.settled[slots]
+        columns = settled - self.num_prompt[slots]
         if columns.size:
             self._make_columns(int(columns.max()) + 1)
         # One index into the flat array is faster than two. Rows lie far from each other, so writing
@@ -164,7 +167,7 @@ class SequenceTable:
         if wants.any():
             self.logprobs.reshape(-1)[places[wants]] = logprobs[wants]
         self.last_token[slots] = tokens
-        self.settled[slots] += 1
+        self.settled[slots] = settled + 1
         return columns + 1
 
     def _make_columns(self, count: int) -> None:

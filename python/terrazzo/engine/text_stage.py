@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .outputs import FinishReason
 from .request import Request
 from .text_stream import Decoder
 
 
-@dataclass(frozen=True, slots=True)
-class TextJob:
+class TextJob(NamedTuple):
     """New tokens of a request; `reason` says why they are its last ones."""
 
     request: Request
@@ -23,8 +22,7 @@ class TextJob:
     ends_with_eos: bool = False  # then the last token is no text
 
 
-@dataclass(frozen=True, slots=True)
-class TextResult:
+class TextResult(NamedTuple):
     """What a job's tokens made of the text."""
 
     job: TextJob
