@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -37,7 +36,20 @@ class PagePool:
     without a key is free. The order depends on nothing but the calls, so runs repeat.
     """
 
-    __slots__ = ("_cached", "_free", "_key_of", "_num_free", "_page_of", "_references", "evictions")
+    __slots__ = (
+        "_first",
+        "_free",
+        "_has_key",
+        "_key_of",
+        "_last",
+        "_num_cached",
+        "_num_free",
+        "_page_of",
+        "_place",
+        "_queue",
+        "_references",
+        "evictions",
+    )
 
     def __init__(self, num_pages: int) -> None:
         if num_pages < 1:
@@ -46,8 +58,14 @@ class PagePool:
         self._num_free = num_pages  # entries of the stack
         self._references = np.zeros(num_pages, np.int32)
         self._key_of: list[bytes | None] = [None] * num_pages
+        self._has_key = np.zeros(num_pages, np.bool_)
         self._page_of: dict[bytes, int] = {}
-        self._cached: OrderedDict[int, None] = OrderedDict()  # least recently released first
+        # Cached pages, least recently released first: entries _first to _last of the queue, of
+        # which those count whose page has that place. Whoever takes a page lets its entry lie.
+        self._queue = np.zeros(2 * num_pages, np.int32)
+        self._place = np.full(num_pages, -1, np.int64)
+        self._first = self._last = 0
+        self._num_cached = 0
         self.evictions = 0
 
     @property
@@ -57,12 +75,12 @@ class PagePool:
     @property
     def num_free(self) -> int:
         """Pages that `allocate` can hand out, cached ones included."""
-        return self._num_free + len(self._cached)
+        return self._num_free + self._num_cached
 
     @property
     def num_cached(self) -> int:
         """Free pages that can still be found by their keys."""
-        return len(self._cached)
+        return self._num_cached
 
     def allocate(self, count: int) -> NDArray[np.int32]:
         """Take `count` pages; ask `num_free` first, as too few free pages are an error."""
@@ -87,15 +105,15 @@ class PagePool:
             pages.append(page)
         return pages
 
-    def num_kept(self, pages: Sequence[int]) -> int:
+    def num_kept(self, pages: list[int]) -> int:
         """How many of the pages are free: taking them lowers `num_free` by so many."""
-        return sum(page in self._cached for page in pages)
+        return int(np.count_nonzero(self._place[pages] >= 0)) if pages else 0
 
-    def take(self, pages: Sequence[int]) -> None:
+    def take(self, pages: list[int]) -> None:
         """Add a reference to pages that `find` gave."""
-        for page in pages:
-            self._cached.pop(page, None)
-        self._references[list(pages)] += 1
+        self._num_cached -= self.num_kept(pages)
+        self._place[pages] = -1
+        self._references[pages] += 1
 
     def register(self, pages: Sequence[int], keys: Sequence[bytes]) -> None:
         """Let full pages that are in use be found by their keys, the first of `pages` by the first
@@ -106,6 +124,7 @@ class PagePool:
             if key_of[page] is None and key not in page_of:
                 key_of[page] = key
                 page_of[key] = page
+                self._has_key[page] = True
 
     def release(self, pages: NDArray[np.int32]) -> None:
         """Drop a reference to each page, as often as it is listed: those of one sequence or of
@@ -126,21 +145,23 @@ class PagePool:
                 np.add.at(references, pages, 1)
         if is_wrong:
             raise ValueError(f"[PagePool] release: expected pages in use, got {pages.tolist()}")
-        unused = dict.fromkeys(pages[left == 0][::-1].tolist())  # each once, in order
-        key_of, plain = self._key_of, []
-        for page in unused:
-            if key_of[page] is None:
-                plain.append(page)
-            else:
-                self._cached[page] = None
-        self._push(plain)
+        unused = pages[left == 0][::-1]
+        if len(unused) > 1:
+            # Each once: two that shared a page may leave together.
+            unused = np.array(list(dict.fromkeys(unused.tolist())), np.int32)
+        has_key = self._has_key[unused]
+        self._keep(unused[has_key])
+        self._push(unused[~has_key])
 
     def forget(self) -> None:
         """Drop all keys: nothing can be found any more."""
-        self._push(list(self._cached))
-        self._cached.clear()
+        pages = self._kept()
+        self._place[pages] = -1
+        self._num_cached = 0
+        self._push(pages)
         self._page_of.clear()
         self._key_of = [None] * self.num_pages
+        self._has_key[:] = False
 
     def check(self, owned: Iterable[NDArray[np.int32]]) -> None:
         """Raise RuntimeError unless the references are those of the `owned` arrays, every other
@@ -149,7 +170,8 @@ class PagePool:
         uses = np.zeros(self.num_pages, np.int64)
         for pages in owned:
             np.add.at(uses, pages, 1)
-        listed = [*self._free[: self._num_free].tolist(), *self._cached]
+        kept = self._kept()
+        listed = [*self._free[: self._num_free].tolist(), *kept.tolist()]
         free = np.bincount(np.array(listed, np.int64), minlength=self.num_pages)
         wrong = np.flatnonzero((uses != self._references) | ((uses == 0) != (free == 1)))
         wrong = np.union1d(wrong, np.flatnonzero(free > 1))
@@ -160,21 +182,55 @@ class PagePool:
                 f"references, in use by {uses[page]} sequences ({wrong.size} pages are wrong)"
             )
         keys = {key: page for page, key in enumerate(self._key_of) if key is not None}
-        if keys != self._page_of or any(self._key_of[page] is None for page in self._cached):
+        has_key = np.array([key is not None for key in self._key_of])
+        if (
+            keys != self._page_of
+            or not has_key[kept].all()
+            or not np.array_equal(has_key, self._has_key)
+            or len(kept) != self._num_cached
+        ):
             raise RuntimeError("[PagePool] keys and pages do not belong to each other")
 
+    def _kept(self) -> NDArray[np.int32]:
+        """Cached pages, least recently released first."""
+        pages = self._queue[self._first : self._last]
+        kept: NDArray[np.int32] = pages[self._place[pages] == np.arange(self._first, self._last)]
+        return kept
+
+    def _keep(self, pages: NDArray[np.int32]) -> None:
+        if self._last + len(pages) > len(self._queue):
+            kept = self._kept()
+            self._first, self._last = 0, len(kept)
+            self._queue[: len(kept)] = kept
+            self._place[kept] = np.arange(len(kept))
+        end = self._last + len(pages)
+        self._queue[self._last : end] = pages
+        self._place[pages] = np.arange(self._last, end)
+        self._last = end
+        self._num_cached += len(pages)
+
     def _evict(self, count: int) -> None:
-        pages = []
-        for _ in range(count):
-            page, _ = self._cached.popitem(last=False)
+        blocks = []
+        missing = count
+        while missing:
+            end = min(self._first + missing, self._last)
+            pages = self._queue[self._first : end]
+            pages = pages[self._place[pages] == np.arange(self._first, end)]
+            self._first = end
+            missing -= len(pages)
+            blocks.append(pages)
+        evicted = np.concatenate(blocks)
+        for page in evicted.tolist():
             key = self._key_of[page]
             if key is not None:
                 del self._page_of[key]
                 self._key_of[page] = None
-            pages.append(page)
+        self._has_key[evicted] = False
+        self._place[evicted] = -1
+        self._num_cached -= count
         self.evictions += count
-        self._push(pages[::-1])
+        self._push(evicted[::-1])
 
-    def _push(self, pages: list[int]) -> None:
+    def _push(self, pages: NDArray[np.int32]) -> None:
         self._free[self._num_free : self._num_free + len(pages)] = pages
         self._num_free += len(pages)
