@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..step import PAGE_TOKENS, StepInput
-from .sequence_table import SequenceTable, Slots
+from .sequence_table import SequenceTable, Slots, consecutive
 
 _INT32 = np.int32
 
@@ -102,10 +102,7 @@ def _page_lists(
     table: SequenceTable, slots: Slots, ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     counts = (ends + (PAGE_TOKENS - 1)) // PAGE_TOKENS
-    indptr = np.zeros(len(slots) + 1, np.int64)
+    indptr = np.zeros(len(slots) + 1, _INT32)
     np.cumsum(counts, out=indptr[1:])
-    # Entry i of the list is entry (i - where its sequence starts) of the sequence's row.
-    first = slots * table.pages.shape[1] - indptr[:-1]
-    places = np.repeat(first, counts)
-    places += np.arange(int(indptr[-1]))
-    return indptr.astype(_INT32), table.pages.reshape(-1)[places]
+    places = consecutive(slots * table.pages.shape[1], counts)
+    return indptr, table.pages.reshape(-1)[places]

@@ -200,34 +200,31 @@ class Scheduler:
         if self.table.num_free == 0:
             return
         self._start_forecast()
-        num_running = len(self.table.running)
+        num_running, num_pages = len(self.table.running), 0
         newcomers: list[Newcomer] = []
         passed: list[Request] = []
         while budget > 0 and self.table.num_free > 0:
             request = self.waiting.at(len(passed))
             if request is None:
                 break
-            newcomer = self._try_admit(request, num_running + len(newcomers))
+            newcomer = self._try_admit(request, num_running + len(newcomers), num_pages)
             if newcomer is None:
                 passed.append(request)
                 if len(passed) == LOOKAHEAD or request.num_overtaken >= MAX_OVERTAKEN:
                     break
                 continue
             newcomers.append(newcomer)
+            num_pages += newcomer.num_new
             prompts.append(newcomer.slot)
-            pending = len(request.tokens) - newcomer.num_reused * PAGE_TOKENS
+            pending = len(request.tokens) - len(newcomer.reused) * PAGE_TOKENS
             rows.append(min(pending, self.limits.max_chunk_tokens, budget))
             budget -= rows[-1]
             for other in passed:
                 other.num_overtaken += 1
             if any(other.num_overtaken >= MAX_OVERTAKEN for other in passed):
                 break
-        self.table.admit(newcomers)
-
-    def _take(self, found: list[int], num_new: int) -> NDArray[np.int32]:
-        # First the found ones: else the new ones might be taken from among them.
-        self.pool.take(found)
-        return np.concatenate([np.array(found, np.int32), self.pool.allocate(num_new)])
+        if newcomers:
+            self.table.admit(newcomers, self.pool.allocate(num_pages))
 
     def _start_forecast(self) -> None:
         table = self.table
@@ -243,8 +240,10 @@ class Scheduler:
             shared_tokens=shared * PAGE_TOKENS,
         )
 
-    def _try_admit(self, request: Request, num_running: int) -> Newcomer | None:
-        """Give a request a slot and pages if its pages are there and are expected to suffice."""
+    def _try_admit(self, request: Request, num_running: int, num_taken: int) -> Newcomer | None:
+        """Give a request a slot if its pages are there and are expected to suffice. `num_taken` free
+        pages belong to others that were admitted a moment ago.
+        """
         pool = self.pool
         num_tokens = len(request.tokens)
         keys = request.page_keys(num_tokens // PAGE_TOKENS) if self._prefix_reuse else []
@@ -257,7 +256,7 @@ class Scheduler:
         num_kept, num_new = pool.num_kept(found), pages_for(num_tokens) - num_found
         # Who was preempted returns when it will not be again at once.
         spare = len(self.table.running) if request.num_preempted else 0
-        if num_new + num_kept + spare > pool.num_free:
+        if num_new + num_kept + spare + num_taken > pool.num_free:
             return None
         most = request.num_prompt + request.max_outputs - num_tokens
         shared = (num_found - num_kept) * PAGE_TOKENS
@@ -266,7 +265,9 @@ class Scheduler:
         )
         if not fits and num_running > 0:
             return None
-        pages = self._take(found, num_new) if found else pool.allocate(num_new)
+        if found:
+            # At once: what is taken cannot be handed out anew.
+            pool.take(found)
         slot, serial = self.table.take_slot()
         self.waiting.remove(request)
         self.num_reused_tokens += num_found * PAGE_TOKENS
@@ -274,4 +275,4 @@ class Scheduler:
             self.num_prompt_tokens += request.num_prompt
         for key in keys[num_found:]:
             self._coming[key] = serial
-        return Newcomer(slot, serial, request, pages, num_found)
+        return Newcomer(slot, serial, request, found, num_new)

@@ -15,14 +15,24 @@ _FIRST_COLUMNS = 256  # outputs; the arrays grow when a sequence has more
 Slots = NDArray[np.int64]  # indices into the arrays of a SequenceTable
 
 
+def consecutive(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """first[0], first[0] + 1, ... counts[0] numbers in all, then the same from first[1] on."""
+    ends = np.cumsum(counts)
+    numbers: NDArray[np.int64] = np.repeat(first - (ends - counts), counts)
+    numbers += np.arange(len(numbers))
+    return numbers
+
+
 class Newcomer(NamedTuple):
-    """An admitted request: its slot, its pages, and how many of these are filled already."""
+    """An admitted request: its slot, its first pages, which are filled already, and how many empty
+    ones it needs.
+    """
 
     slot: int
     serial: int
     request: Request
-    pages: NDArray[np.int32]
-    num_reused: int
+    reused: list[int]
+    num_new: int
 
 
 class SequenceTable:
@@ -73,10 +83,10 @@ class SequenceTable:
         self._num_admitted += 1
         return self._free.pop(), self._num_admitted - 1
 
-    def admit(self, newcomers: list[Newcomer]) -> None:
-        """Fill the slots of newcomers, all at once, and put them among the running ones."""
-        if not newcomers:
-            return
+    def admit(self, newcomers: list[Newcomer], pages: NDArray[np.int32]) -> None:
+        """Fill the slots of newcomers, all at once, and put them among the running ones; `pages`
+        are the empty ones of all of them, in order.
+        """
         requests = [newcomer.request for newcomer in newcomers]
         params = [request.params for request in requests]
         chosen = [newcomer.slot for newcomer in newcomers]
@@ -84,15 +94,16 @@ class SequenceTable:
         arrivals = np.array([request.request_id for request in requests], np.int64)
         num_tokens = np.array([len(request.tokens) for request in requests], np.int64)
         num_prompt = np.array([request.num_prompt for request in requests], np.int64)
-        cached = np.array([newcomer.num_reused * PAGE_TOKENS for newcomer in newcomers], np.int64)
+        num_reused = np.array([len(newcomer.reused) for newcomer in newcomers], np.int64)
+        num_new = np.array([newcomer.num_new for newcomer in newcomers], np.int64)
         self.serial[slots] = [newcomer.serial for newcomer in newcomers]
         self.arrival[slots] = arrivals
         self.num_prompt[slots] = num_prompt
         self.limit[slots] = num_prompt + [request.max_outputs for request in requests]
         self.prefilled[slots] = self.known[slots] = self.settled[slots] = num_tokens
-        self.cached[slots] = self.settled_cached[slots] = cached
+        self.cached[slots] = self.settled_cached[slots] = num_reused * PAGE_TOKENS
         self.last_token[slots] = [request.tokens[-1] for request in requests]
-        self.num_pages[slots] = [len(newcomer.pages) for newcomer in newcomers]
+        self.num_pages[slots] = num_reused + num_new
         self.temperature[slots] = [each.temperature for each in params]
         self.top_k[slots] = [each.top_k for each in params]
         self.top_p[slots] = [each.top_p for each in params]
@@ -101,9 +112,12 @@ class SequenceTable:
         self.has_open_end[slots] = [request.has_open_end for request in requests]
         self.wants_logprobs[slots] = [each.logprobs for each in params]
         self.reports[slots] = [r.stream or r.text is not None for r in requests]
-        for slot, _, request, pages, _ in newcomers:
+        first = slots * self.pages.shape[1] + num_reused
+        self.pages.reshape(-1)[consecutive(first, num_new)] = pages
+        for slot, _, request, reused, _ in newcomers:
             self.requests[slot], request.slot = request, slot
-            self.pages[slot, : len(pages)] = pages
+            if reused:
+                self.pages[slot, : len(reused)] = reused
             if request.num_outputs:
                 self._make_columns(request.num_outputs)
                 self.outputs[slot, : request.num_outputs] = request.tokens[request.num_prompt :]
