@@ -23,7 +23,7 @@ class StepPlan:
     batch: StepInput
     slots: Slots  # [S]
     serials: NDArray[np.int64]  # [S]
-    rows: NDArray[np.int64]  # [S]
+    rows: NDArray[np.int32]  # [S]
     sampled: NDArray[np.int64]  # [R] indices into slots
     num_decodes: int  # the first of the slots; the others compute parts of prompts
 
@@ -43,7 +43,7 @@ def plan_step(
     prompt_rows = [prompt_rows[i] for i in order]
     num_decodes = len(decodes)
     slots = np.concatenate([decodes, np.array(prompts, np.int64)])
-    rows = np.ones(len(slots), np.int64)
+    rows = np.ones(len(slots), _INT32)
     rows[num_decodes:] = prompt_rows
     context, known = table.cached[slots], table.known[slots]
     ends = context + rows
@@ -51,20 +51,20 @@ def plan_step(
     # Mostly all of them: then a slice does what a gather would.
     chosen = sampled if len(sampled) < len(slots) else slice(None)
     sampled_slots = slots[chosen]
-    last_rows = np.cumsum(rows) - 1
+    last_rows = np.cumsum(rows, dtype=_INT32) - _INT32(1)
     page_indptr, page_ids = _page_lists(table, slots, ends)
     batch = StepInput(
         token_ids=_token_ids(table, decodes, known[:num_decodes], prompts, prompt_rows),
-        seq_lens=rows.astype(_INT32),
-        context_lens=context.astype(_INT32),
+        seq_lens=rows,
+        context_lens=context,
         page_indptr=page_indptr,
         page_ids=page_ids,
-        logit_rows=last_rows[chosen].astype(_INT32),
+        logit_rows=last_rows[chosen],
         temperature=table.temperature[sampled_slots],
         top_k=table.top_k[sampled_slots],
         top_p=table.top_p[sampled_slots],
         seed=table.seed[sampled_slots],
-        output_position=(ends[chosen] - table.num_prompt[sampled_slots]).astype(_INT32),
+        output_position=ends[chosen] - table.num_prompt[sampled_slots],
         want_logits=np.zeros(len(sampled), np.bool_),
     )
     table.cached[slots] = ends
@@ -84,7 +84,7 @@ def undo(table: SequenceTable, plan: StepPlan) -> None:
 def _token_ids(
     table: SequenceTable,
     decodes: Slots,
-    known: NDArray[np.int64],
+    known: NDArray[np.int32],
     prompts: list[int],
     prompt_rows: list[int],
 ) -> NDArray[np.int32]:
@@ -99,7 +99,7 @@ def _token_ids(
 
 
 def _page_lists(
-    table: SequenceTable, slots: Slots, ends: NDArray[np.int64]
+    table: SequenceTable, slots: Slots, ends: NDArray[np.int32]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     counts = (ends + (PAGE_TOKENS - 1)) // PAGE_TOKENS
     indptr = np.zeros(len(slots) + 1, _INT32)

@@ -38,8 +38,8 @@ class KvForecast:
 
     def start(
         self,
-        tokens: NDArray[np.int64],
-        most: NDArray[np.int64],
+        tokens: NDArray[np.int32],
+        most: NDArray[np.int32],
         is_open: NDArray[np.bool_],
         *,
         mean_open: float,
@@ -88,7 +88,7 @@ class KvForecast:
         growth += self._usage[:last]
         return growth
 
-    def _held(self, tokens: NDArray[np.int64], most: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _held(self, tokens: NDArray[np.int32], most: NDArray[np.int32]) -> NDArray[np.float64]:
         """Tokens at each moment, if all sequences get all tokens that they may."""
         points = len(self._times)
         last = np.minimum(-(-most // self._stride), points - 1)

@@ -15,7 +15,7 @@ _FIRST_COLUMNS = 256  # outputs; the arrays grow when a sequence has more
 Slots = NDArray[np.int64]  # indices into the arrays of a SequenceTable
 
 
-def consecutive(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def consecutive(first: NDArray[np.int64], counts: NDArray[np.int32]) -> NDArray[np.int64]:
     """first[0], first[0] + 1, ... counts[0] numbers in all, then the same from first[1] on."""
     ends = np.cumsum(counts)
     numbers: NDArray[np.int64] = np.repeat(first - (ends - counts), counts)
@@ -48,16 +48,16 @@ class SequenceTable:
         # Counts admissions: tells a slot's sequence from one that had the slot, or itself, before.
         self.serial = np.full(capacity, -1, np.int64)
         self.arrival = np.zeros(capacity, np.int64)  # request ids
-        self.num_prompt = np.zeros(capacity, np.int64)
-        self.limit = np.zeros(capacity, np.int64)  # tokens at its longest
-        self.prefilled = np.zeros(capacity, np.int64)  # tokens when it was admitted: its prompt
-        self.known = np.zeros(capacity, np.int64)  # tokens, as planned
-        self.cached = np.zeros(capacity, np.int64)  # tokens in KV pages, as planned
-        self.settled = np.zeros(capacity, np.int64)  # tokens, as settled
-        self.settled_cached = np.zeros(capacity, np.int64)
+        self.num_prompt = np.zeros(capacity, np.int32)
+        self.limit = np.zeros(capacity, np.int32)  # tokens at its longest
+        self.prefilled = np.zeros(capacity, np.int32)  # tokens when it was admitted: its prompt
+        self.known = np.zeros(capacity, np.int32)  # tokens, as planned
+        self.cached = np.zeros(capacity, np.int32)  # tokens in KV pages, as planned
+        self.settled = np.zeros(capacity, np.int32)  # tokens, as settled
+        self.settled_cached = np.zeros(capacity, np.int32)
         self.last_token = np.zeros(capacity, np.int32)  # the last settled one
         self.sampled_row = np.zeros(capacity, np.int32)  # of the last planned token, in its step
-        self.num_pages = np.zeros(capacity, np.int64)
+        self.num_pages = np.zeros(capacity, np.int32)
         self.pages = np.zeros((capacity, pages_for(max_model_len)), np.int32)
         self.temperature = np.zeros(capacity, np.float32)
         self.top_k = np.zeros(capacity, np.int32)
@@ -92,10 +92,10 @@ class SequenceTable:
         chosen = [newcomer.slot for newcomer in newcomers]
         slots = np.array(chosen, np.int64)
         arrivals = np.array([request.request_id for request in requests], np.int64)
-        num_tokens = np.array([len(request.tokens) for request in requests], np.int64)
-        num_prompt = np.array([request.num_prompt for request in requests], np.int64)
-        num_reused = np.array([len(newcomer.reused) for newcomer in newcomers], np.int64)
-        num_new = np.array([newcomer.num_new for newcomer in newcomers], np.int64)
+        num_tokens = np.array([len(request.tokens) for request in requests], np.int32)
+        num_prompt = np.array([request.num_prompt for request in requests], np.int32)
+        num_reused = np.array([len(newcomer.reused) for newcomer in newcomers], np.int32)
+        num_new = np.array([newcomer.num_new for newcomer in newcomers], np.int32)
         self.serial[slots] = [newcomer.serial for newcomer in newcomers]
         self.arrival[slots] = arrivals
         self.num_prompt[slots] = num_prompt
@@ -167,7 +167,7 @@ class SequenceTable:
 
     def settle(
         self, slots: Slots, tokens: NDArray[np.int32], logprobs: NDArray[np.float32]
-    ) -> NDArray[np.int64]:
+    ) -> NDArray[np.int32]:
         """Append a collected token to each of the slots; returns outputs of each so far."""
         settled = self.settled[slots]
         columns = settled - self.num_prompt[slots]
