@@ -91,7 +91,7 @@ class KvForecast:
     def _held(self, tokens: NDArray[np.int32], most: NDArray[np.int32]) -> NDArray[np.float64]:
         """Tokens at each moment, if all sequences get all tokens that they may."""
         points = len(self._times)
-        last = np.minimum(-(-most // self._stride), points - 1)
+        last = np.minimum((most + (self._stride - 1)) // self._stride, points - 1)
         count = np.bincount(last, minlength=points)[::-1].cumsum()[::-1]
         now = np.bincount(last, weights=tokens + _HALF_PAGE, minlength=points)[::-1].cumsum()[::-1]
         held: NDArray[np.float64] = now + count * self._times

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -135,20 +136,16 @@ class PagePool:
         """
         if not pages.size:
             return
-        references = self._references
-        is_wrong = bool(pages.min() < 0 or pages.max() >= self.num_pages)
+        uses = Counter(pages[::-1].tolist())  # the last page first
+        released = np.fromiter(uses, np.int32, len(uses))
+        is_wrong = bool(released.min() < 0 or released.max() >= self.num_pages)
         if not is_wrong:
-            np.subtract.at(references, pages, 1)
-            left = references[pages]
-            if left.min() < 0:
-                is_wrong = True
-                np.add.at(references, pages, 1)
+            left = self._references[released] - np.fromiter(uses.values(), np.int32, len(uses))
+            is_wrong = bool(left.min() < 0)
         if is_wrong:
             raise ValueError(f"[PagePool] release: expected pages in use, got {pages.tolist()}")
-        unused = pages[left == 0][::-1]
-        if len(unused) > 1:
-            # Each once: two that shared a page may leave together.
-            unused = np.array(list(dict.fromkeys(unused.tolist())), np.int32)
+        self._references[released] = left
+        unused = released[left == 0]
         has_key = self._has_key[unused]
         self._keep(unused[has_key])
         self._push(unused[~has_key])

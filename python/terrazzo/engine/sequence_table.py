@@ -15,7 +15,7 @@ _FIRST_COLUMNS = 256  # outputs; the arrays grow when a sequence has more
 Slots = NDArray[np.int64]  # indices into the arrays of a SequenceTable
 
 
-def consecutive(first: NDArray[np.int64], counts: NDArray[np.int32]) -> NDArray[np.int64]:
+def consecutive(first: NDArray[np.int64], counts: NDArray[np.integer]) -> NDArray[np.int64]:
     """first[0], first[0] + 1, ... counts[0] numbers in all, then the same from first[1] on."""
     ends = np.cumsum(counts)
     numbers: NDArray[np.int64] = np.repeat(first - (ends - counts), counts)
@@ -33,6 +33,19 @@ class Newcomer(NamedTuple):
     request: Request
     reused: list[int]
     num_new: int
+
+
+def _row(newcomer: Newcomer) -> tuple[int, ...]:
+    """Its numbers, in the order in which `SequenceTable.admit` takes them apart."""
+    slot, serial, request, reused, num_new = newcomer
+    params = request.params
+    return (
+        *(slot, len(reused), num_new, len(request.tokens)),
+        *(serial, request.request_id, request.num_prompt),
+        *(request.num_prompt + request.max_outputs, int(request.tokens[-1]), params.top_k),
+        *(params.ignore_eos, request.has_open_end),
+        *(params.logprobs, request.stream or request.text is not None),
+    )
 
 
 class SequenceTable:
@@ -87,31 +100,21 @@ class SequenceTable:
         """Fill the slots of newcomers, all at once, and put them among the running ones; `pages`
         are the empty ones of all of them, in order.
         """
-        requests = [newcomer.request for newcomer in newcomers]
-        params = [request.params for request in requests]
-        chosen = [newcomer.slot for newcomer in newcomers]
-        slots = np.array(chosen, np.int64)
-        arrivals = np.array([request.request_id for request in requests], np.int64)
-        num_tokens = np.array([len(request.tokens) for request in requests], np.int32)
-        num_prompt = np.array([request.num_prompt for request in requests], np.int32)
-        num_reused = np.array([len(newcomer.reused) for newcomer in newcomers], np.int32)
-        num_new = np.array([newcomer.num_new for newcomer in newcomers], np.int32)
-        self.serial[slots] = [newcomer.serial for newcomer in newcomers]
-        self.arrival[slots] = arrivals
-        self.num_prompt[slots] = num_prompt
-        self.limit[slots] = num_prompt + [request.max_outputs for request in requests]
+        rows = [_row(newcomer) for newcomer in newcomers]
+        numbers = np.array(rows, np.int64).T
+        slots, num_reused, num_new, num_tokens = numbers[:4]
+        self.serial[slots], self.arrival[slots], self.num_prompt[slots] = numbers[4:7]
+        self.limit[slots], self.last_token[slots], self.top_k[slots] = numbers[7:10]
+        self.ignores_eos[slots], self.has_open_end[slots] = numbers[10:12]
+        self.wants_logprobs[slots], self.reports[slots] = numbers[12:]
         self.prefilled[slots] = self.known[slots] = self.settled[slots] = num_tokens
         self.cached[slots] = self.settled_cached[slots] = num_reused * PAGE_TOKENS
-        self.last_token[slots] = [request.tokens[-1] for request in requests]
         self.num_pages[slots] = num_reused + num_new
+        params = [newcomer.request.params for newcomer in newcomers]
         self.temperature[slots] = [each.temperature for each in params]
-        self.top_k[slots] = [each.top_k for each in params]
         self.top_p[slots] = [each.top_p for each in params]
-        self.seed[slots] = np.array([request.seed for request in requests], np.uint64)
-        self.ignores_eos[slots] = [each.ignore_eos for each in params]
-        self.has_open_end[slots] = [request.has_open_end for request in requests]
-        self.wants_logprobs[slots] = [each.logprobs for each in params]
-        self.reports[slots] = [r.stream or r.text is not None for r in requests]
+        seeds = [newcomer.request.seed for newcomer in newcomers]
+        self.seed[slots] = np.array(seeds, np.uint64)
         first = slots * self.pages.shape[1] + num_reused
         self.pages.reshape(-1)[consecutive(first, num_new)] = pages
         for slot, _, request, reused, _ in newcomers:
@@ -123,9 +126,10 @@ class SequenceTable:
                 self.outputs[slot, : request.num_outputs] = request.tokens[request.num_prompt :]
                 if request.params.logprobs:
                     self.logprobs[slot, : request.num_outputs] = request.logprobs
-        self._run(slots, arrivals)
+        self._run(slots)
 
-    def _run(self, slots: Slots, arrivals: NDArray[np.int64]) -> None:
+    def _run(self, slots: Slots) -> None:
+        arrivals = self.arrival[slots]
         last = int(self.arrival[self.running[-1]]) if self.running.size else -1
         self.running = np.concatenate([self.running, slots])
         if arrivals[0] < last or (arrivals[1:] < arrivals[:-1]).any():
