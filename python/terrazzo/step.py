@@ -108,9 +108,7 @@ class StepInput:
             "expected temperature finite and >= 0",
         )
         _require(bool(self.top_k.min() >= 0), "expected top_k >= 0")
-        _require(
-            bool(self.top_p.min() > 0 and self.top_p.max() <= 1), "expected top_p in (0, 1]"
-        )
+        _require(bool(self.top_p.min() > 0 and self.top_p.max() <= 1), "expected top_p in (0, 1]")
         _require(bool(self.output_position.min() >= 0), "expected output_position >= 0")
 
 

@@ -87,7 +87,7 @@ def measure_throughput(
     while engine.has_work():
         for update in engine.step():
             if update.output is not None:
-                num_outputs += len(update.output.token_ids)
+                num_outputs += update.output.num_output_tokens
         metrics = engine.metrics()
         peak = max(peak, metrics.kv_use)
         if progress is not None:

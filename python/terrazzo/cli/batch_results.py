@@ -28,8 +28,8 @@ def answer_line(
     """The line of a request that was served; `outputs` in order of its choices."""
     num_samples = len(request.samples)
     prompts = outputs[::num_samples]
-    num_prompt = sum(len(output.prompt_token_ids) for output in prompts)
-    num_output = sum(len(output.token_ids) for output in outputs)
+    num_prompt = sum(output.num_prompt_tokens for output in prompts)
+    num_output = sum(output.num_output_tokens for output in outputs)
     body = {
         "id": f"{'chatcmpl' if request.is_chat else 'cmpl'}-{number}",
         "object": "chat.completion" if request.is_chat else "text_completion",

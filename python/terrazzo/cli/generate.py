@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         print(update.text, end="", flush=True)
         if update.output is not None:
             print()
-            num_prompt = len(update.output.prompt_token_ids)
+            num_prompt = update.output.num_prompt_tokens
     if options.stats:
         _print_stats(num_prompt, first - start, num_tokens, time.perf_counter() - first)
     return 0

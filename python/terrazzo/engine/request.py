@@ -74,11 +74,10 @@ class Request:
             self.logprobs = self.logprobs[:num_outputs]
 
     def finished(self, reason: FinishReason, text: str) -> RequestOutput:
-        tokens = self.tokens.tolist()
         return RequestOutput(
             request_id=self.request_id,
-            prompt_token_ids=tuple(tokens[: self.num_prompt]),
-            token_ids=tuple(tokens[self.num_prompt :]),
+            prompt_data=self.tokens[: self.num_prompt].tobytes(),
+            token_data=self.tokens[self.num_prompt :].tobytes(),
             text=text,
             finish_reason=reason,
             logprobs=tuple(self.logprobs.tolist()) if self.params.logprobs else None,

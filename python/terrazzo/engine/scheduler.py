@@ -241,8 +241,8 @@ class Scheduler:
         )
 
     def _try_admit(self, request: Request, num_running: int, num_taken: int) -> Newcomer | None:
-        """Give a request a slot if its pages are there and are expected to suffice. `num_taken` free
-        pages belong to others that were admitted a moment ago.
+        """Give a request a slot if its pages are there and are expected to suffice; `num_taken`
+        free ones belong to others that were admitted a moment ago.
         """
         pool = self.pool
         num_tokens = len(request.tokens)

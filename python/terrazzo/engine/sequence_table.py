@@ -40,11 +40,20 @@ def _row(newcomer: Newcomer) -> tuple[int, ...]:
     slot, serial, request, reused, num_new = newcomer
     params = request.params
     return (
-        *(slot, len(reused), num_new, len(request.tokens)),
-        *(serial, request.request_id, request.num_prompt),
-        *(request.num_prompt + request.max_outputs, int(request.tokens[-1]), params.top_k),
-        *(params.ignore_eos, request.has_open_end),
-        *(params.logprobs, request.stream or request.text is not None),
+        slot,
+        len(reused),
+        num_new,
+        len(request.tokens),
+        serial,
+        request.request_id,
+        request.num_prompt,
+        request.num_prompt + request.max_outputs,
+        int(request.tokens[-1]),
+        params.top_k,
+        params.ignore_eos,
+        request.has_open_end,
+        params.logprobs,
+        request.stream or request.text is not None,
     )
 
 
