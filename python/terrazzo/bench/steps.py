@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import random
 import statistics
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,6 +69,39 @@ def within(runner: Runner, shape: StepShape) -> StepShape:
     decodes = min(shape.decodes, runner.max_sequences - (shape.prompt_rows > 0))
     rows = min(shape.prompt_rows, runner.max_tokens - decodes)
     return shape._replace(decodes=decodes, prompt_rows=rows)
+
+
+class SumOfTimes(NamedTuple):
+    """Seconds of many steps one after the other, estimated from a sample of them."""
+
+    seconds: float
+    standard_error: float  # 0 if every step is in the sample
+
+
+def draw(counts: Mapping[StepShape, int], number: int, seed: int) -> Counter[StepShape]:
+    """A random sample of the counted steps, none of them twice; all if there are no more."""
+    number = min(number, sum(counts.values()))
+    shapes = sorted(counts)
+    chosen = random.Random(seed).sample(shapes, number, counts=[counts[each] for each in shapes])
+    return Counter(chosen)
+
+
+def sum_of_times(
+    seconds: Mapping[StepShape, float], drawn: Mapping[StepShape, int], num_steps: int
+) -> SumOfTimes:
+    """What all `num_steps` steps take of which some were drawn; a shape without a time counts as
+    none. Variation of one shape's time is not in the error.
+    """
+    number = sum(drawn.values())
+    mean = sum(seconds.get(shape, 0.0) * count for shape, count in drawn.items()) / number
+    if number == num_steps or number == 1:
+        return SumOfTimes(mean * num_steps, 0.0 if number == num_steps else math.inf)
+    squares = sum(
+        count * (seconds.get(shape, 0.0) - mean) ** 2 for shape, count in drawn.items()
+    ) / (number - 1)
+    # Without replacement: what has been drawn is known.
+    error = num_steps * math.sqrt(squares / number * (1 - number / num_steps))
+    return SumOfTimes(mean * num_steps, error)
 
 
 def build_step(runner: Runner, shape: StepShape, seed: int = 0) -> StepInput | None:

@@ -61,6 +61,13 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         metavar="JSON",
         help="instead, the steps of what `bench throughput` wrote, and the sum of their times",
     )
+    group.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="with --shapes-of: measure N of the steps, drawn at random, and estimate the sum",
+    )
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample [0]")
     steps.set_defaults(run=_steps)
     for kind in (throughput, steps):
         _add_target(kind)

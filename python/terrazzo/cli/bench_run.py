@@ -5,14 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bench.machine import describe, peak_flops
 from ..bench.recording import StepShape
 from ..bench.report import line_chart, stacked_bars
-from ..bench.steps import StepTime, fill_pages, measure_step, sweep, within
+from ..bench.steps import (
+    StepTime,
+    draw,
+    fill_pages,
+    measure_step,
+    sum_of_times,
+    sweep,
+    within,
+)
 from ..bench.target import Target
 from ..bench.throughput import ThroughputResult, measure_throughput
 from ..bench.workload import (
@@ -73,21 +81,28 @@ def run_throughput(options: argparse.Namespace, target: Target) -> Outcome:
 
 def run_steps(options: argparse.Namespace, target: Target) -> Outcome:
     """Measure each of the shapes."""
+    if options.sample is not None and options.shapes_of is None:
+        raise ValueError("[bench] --sample draws from recorded steps: it needs --shapes-of")
+    if options.sample is not None and options.sample < 2:
+        raise ValueError(f"[bench] sample: expected at least 2 steps, got {options.sample}")
     runner, _ = target.open()
     peak = peak_flops(runner.device, target.gpus // target.ranks_per_gpu)
     fill_pages(runner)
     shapes = list(sweep(options.batches, options.contexts, options.chunks, runner.max_sequences))
-    counts: dict[StepShape, int] = {}
+    recorded: dict[StepShape, int] = {}  # how many steps had each shape
+    drawn: Mapping[StepShape, int] = recorded
     if options.shapes_of is not None:
-        for recorded, count in _shapes_of(options.shapes_of):
-            shape = within(runner, recorded)
-            counts[shape] = counts.get(shape, 0) + count
-        shapes = [("recorded", shape) for shape in counts]
+        for each, count in _shapes_of(options.shapes_of):
+            shape = within(runner, each)
+            recorded[shape] = recorded.get(shape, 0) + count
+        if options.sample is not None:
+            drawn = draw(recorded, options.sample, options.seed)
+        shapes = [("recorded", shape) for shape in drawn]
     times: list[StepTime] = []
     notes: list[str] = []
     for kind, shape in shapes:
         # Of a recorded run only the sum counts, and of its steps none was alone.
-        measured = measure_step(runner, kind, shape, repeats=options.repeats, alone=not counts)
+        measured = measure_step(runner, kind, shape, repeats=options.repeats, alone=not recorded)
         if measured is None:
             notes.append(f"left out, too large for the machine: {kind} {tuple(shape)}")
         else:
@@ -98,13 +113,28 @@ def run_steps(options: argparse.Namespace, target: Target) -> Outcome:
         **_sizes(target, runner),
         "results": [entry.row(peak) for entry in times],
     }
-    if counts:
-        total = sum(counts[entry.shape] * entry.seconds for entry in times)
-        record["sum_of_steps_s"] = total
-        measured_steps = sum(counts[entry.shape] for entry in times)
-        notes.append(
-            f"{measured_steps} of {sum(counts.values())} recorded steps take {total:.3f} s"
-        )
+    if recorded:
+        num_steps = sum(recorded.values())
+        total = sum_of_times({entry.shape: entry.seconds for entry in times}, drawn, num_steps)
+        record["sum_of_steps_s"] = total.seconds
+        measured_steps = sum(drawn[entry.shape] for entry in times)
+        if options.sample is None:
+            notes.append(
+                f"{measured_steps} of {num_steps} recorded steps take {total.seconds:.3f} s"
+            )
+        else:
+            num_drawn = sum(drawn.values())
+            record["sample"] = {
+                "steps": num_drawn,
+                "of": num_steps,
+                "seed": options.seed,
+                "standard_error_s": total.standard_error,
+            }
+            notes.append(
+                f"{num_steps} recorded steps take {total.seconds:.3f} s, standard error "
+                f"{total.standard_error:.3f} s: estimated from {num_drawn} drawn at random (seed "
+                f"{options.seed}), {len(drawn)} shapes, {measured_steps} of the steps measured"
+            )
     record["notes"] = notes
     return [entry.row(peak) for entry in times], record, _step_picture(times)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..step import PAGE_TOKENS
 from .batch import StepPlan, plan_step

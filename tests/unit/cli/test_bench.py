@@ -43,6 +43,18 @@ def test_throughput_then_its_steps(tmp_path: Path, capsys: pytest.CaptureFixture
     assert record["sum_of_steps_s"] > 0
     (note,) = record["notes"]
     assert note.startswith(f"{result['steps']} of {result['steps']} recorded steps take")
+    assert "sample" not in record
+    options = [f"--shapes-of={recorded}", "--repeats=1", "--sample=5", "--seed=2"]
+    record, _ = bench(tmp_path, "steps", *options)
+    sample = record["sample"]
+    assert (sample["steps"], sample["of"], sample["seed"]) == (5, result["steps"], 2)
+    assert 1 <= len(record["results"]) <= 5
+    assert record["sum_of_steps_s"] > 0
+    assert sample["standard_error_s"] >= 0
+    (note,) = record["notes"]
+    assert note.startswith(f"{result['steps']} recorded steps take")
+    assert "standard error" in note
+    assert "drawn at random (seed 2)" in note
 
 
 def test_grid(tmp_path: Path) -> None:
@@ -75,6 +87,18 @@ def test_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_bad_options(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "throughput", *MACHINE, *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sample=5"], "it needs --shapes-of"),
+        (["--sample=1", "--shapes-of=x.json"], "sample: expected at least 2"),
+    ],
+)
+def test_bad_samples(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "steps", *MACHINE, *options]) == 2
     assert message in capsys.readouterr().err
 
 
