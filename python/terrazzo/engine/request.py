@@ -39,6 +39,7 @@ class Request:
     text: TextStream | None = None  # where text is needed token by token
     logprobs: NDArray[np.float32] = field(default_factory=lambda: _NO_LOGPROBS)  # of the outputs
     keys: list[bytes] = field(default_factory=list)  # of the first full pages of `tokens`
+    awaited: bytes = ROOT_KEY  # the key of a page that another one was to compute
     num_preempted: int = 0
     num_overtaken: int = 0  # later requests that were admitted while this one waited
     slot: int | None = None  # while it runs

@@ -14,9 +14,11 @@ from .request import Request, pages_for
 from .sequence_table import Newcomer, SequenceTable, Slots
 from .waiting_queue import WaitingQueue
 
-# Waiting requests that are looked at when the first does not fit, and how many later ones may be
-# admitted before a request. After that nobody is until it is.
+# Waiting requests that may not fit until the search for one that does ends, those that may wait for
+# a prefix (the samples of some ten prompts do), and how many later ones may be admitted before a
+# request. After that nobody is until it is.
 LOOKAHEAD = 8
+MAX_AWAITING = 64
 MAX_OVERTAKEN = 64
 
 
@@ -201,16 +203,22 @@ class Scheduler:
         self._start_forecast()
         num_running, num_pages = len(self.table.running), 0
         newcomers: list[Newcomer] = []
-        passed: list[Request] = []
-        while budget > 0 and self.table.num_free > 0:
+        passed: list[tuple[Request, int]] = []  # and how many were admitted before
+        num_awaiting, most = 0, self.table.num_free
+        while budget > 0 and len(newcomers) < most:
             request = self.waiting.at(len(passed))
             if request is None:
                 break
-            newcomer = self._try_admit(request, num_running + len(newcomers), num_pages)
+            awaits = self._awaits_page(request)
+            newcomer = None
+            if not awaits:
+                newcomer = self._try_admit(request, num_running + len(newcomers), num_pages)
             if newcomer is None:
-                passed.append(request)
-                if len(passed) == LOOKAHEAD or request.num_overtaken >= MAX_OVERTAKEN:
+                passed.append((request, len(newcomers)))
+                num_awaiting += awaits
+                if len(passed) - num_awaiting == LOOKAHEAD or num_awaiting == MAX_AWAITING:
                     break
+                most = min(most, len(newcomers) + MAX_OVERTAKEN - request.num_overtaken)
                 continue
             newcomers.append(newcomer)
             num_pages += newcomer.num_new
@@ -218,12 +226,30 @@ class Scheduler:
             pending = len(request.tokens) - len(newcomer.reused) * PAGE_TOKENS
             rows.append(min(pending, self.limits.max_chunk_tokens, budget))
             budget -= rows[-1]
-            for other in passed:
-                other.num_overtaken += 1
-            if any(other.num_overtaken >= MAX_OVERTAKEN for other in passed):
-                break
+        for request, num_before in passed:
+            request.num_overtaken += len(newcomers) - num_before
         if newcomers:
             self.table.admit(newcomers, self.pool.allocate(num_pages))
+
+    def _awaits_page(self, request: Request) -> bool:
+        """Whether its next page is being computed by another one."""
+        if request.awaited in self._coming:
+            return True
+        usable = self._usable_keys(request)
+        num_found = len(self.pool.find(usable))
+        if num_found == len(usable) or usable[num_found] not in self._coming:
+            return False
+        request.awaited = usable[num_found]
+        return True
+
+    def _usable_keys(self, request: Request) -> list[bytes]:
+        """Keys of the pages that it may share. Its last token is computed in any case: somebody
+        must sample the next one.
+        """
+        if not self._prefix_reuse:
+            return []
+        num_tokens = len(request.tokens)
+        return request.page_keys(num_tokens // PAGE_TOKENS)[: (num_tokens - 1) // PAGE_TOKENS]
 
     def _start_forecast(self) -> None:
         table = self.table
@@ -245,13 +271,8 @@ class Scheduler:
         """
         pool = self.pool
         num_tokens = len(request.tokens)
-        keys = request.page_keys(num_tokens // PAGE_TOKENS) if self._prefix_reuse else []
-        # Its last token is computed in any case: somebody must sample the next one.
-        num_usable = (num_tokens - 1) // PAGE_TOKENS if keys else 0
-        found = pool.find(keys[:num_usable])
+        found = pool.find(self._usable_keys(request))
         num_found = len(found)
-        if num_found < num_usable and keys[num_found] in self._coming:
-            return None
         num_kept, num_new = pool.num_kept(found), pages_for(num_tokens) - num_found
         # Who was preempted returns when it will not be again at once.
         spare = len(self.table.running) if request.num_preempted else 0
@@ -272,6 +293,6 @@ class Scheduler:
         self.num_reused_tokens += num_found * PAGE_TOKENS
         if not request.num_preempted:
             self.num_prompt_tokens += request.num_prompt
-        for key in keys[num_found:]:
+        for key in request.keys[num_found : num_tokens // PAGE_TOKENS]:
             self._coming[key] = serial
         return Newcomer(slot, serial, request, found, num_new)

@@ -166,3 +166,29 @@ def test_a_key_stands_for_all_tokens_up_to_its_page() -> None:
     changed = chain_keys(other, 4)
     assert [a == b for a, b in zip(keys, changed, strict=True)] == [True, False, False, False]
     assert chain_keys(tokens[2 * PAGE_TOKENS :], 2, keys[1]) == keys[2:]
+
+
+def test_the_least_recently_released_page_goes_first_however_long_it_runs() -> None:
+    """Pages that are found again and released anew, more often than there are pages: the order
+    holds.
+    """
+    pool = PagePool(4)
+    for key in (b"a", b"b", b"c", b"d"):
+        page = pool.allocate(1)
+        pool.register(page.tolist(), [key])
+        pool.release(page)
+    order = [b"a", b"b", b"c", b"d"]
+    for turn in range(50):
+        key = order.pop(turn * 7 % 4)
+        found = pool.find([key])
+        assert pool.num_kept(found) == 1
+        pool.take(found)
+        assert (pool.num_kept(found), pool.num_cached) == (0, 3)
+        pool.release(np.array(found, np.int32))
+        order.append(key)
+        pool.check([])
+    for evicted, key in enumerate(order):
+        assert pool.find([key]) != []
+        pool.allocate(1)
+        assert pool.find([key]) == []
+        assert (pool.evictions, pool.num_cached) == (evicted + 1, 3 - evicted)

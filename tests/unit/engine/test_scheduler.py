@@ -294,6 +294,19 @@ def test_a_prefix_outlives_its_sequence() -> None:
     assert run_step(plan) == [(1, 2)]
 
 
+def test_who_waits_for_a_prefix_lets_many_pass() -> None:
+    """Samples of several prompts: the first of each is admitted in one step, beside more than
+    LOOKAHEAD others that wait for it.
+    """
+    plan = scheduler(prefix_reuse=True, max_batch_tokens=1000, max_sequences=64, num_pages=200)
+    num_samples = LOOKAHEAD + 1
+    for request_id in range(4 * num_samples):
+        plan.add(request(request_id, 130, token=request_id // num_samples))
+    assert run_step(plan) == [(first, 130) for first in range(0, 4 * num_samples, num_samples)]
+    others = [i for i in range(4 * num_samples) if i % num_samples]
+    assert [chunk for chunk in run_step(plan) if chunk[0] in others] == [(i, 2) for i in others]
+
+
 def test_who_shares_a_prefix_that_is_being_computed_waits_for_it() -> None:
     plan = scheduler(prefix_reuse=True, max_batch_tokens=100)
     plan.add(request(0, 150))
