@@ -18,6 +18,7 @@ MANY_PAGES = 131072
 _MEAN_TOKENS = 200  # of a prompt, and of an output; both exponential, like ShareGPT's
 _MAX_TOKENS = 1000
 _WARM_UP_STEPS = 600
+_BLOCK = 1024  # prompts that are drawn at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,18 @@ class LoadedEngine:
         else:
             every = [SamplingParams(max_tokens=int(n), ignore_eos=True) for n in lengths]
         beginnings = rng.integers(2, VOCAB_SIZE, (8, traffic.shared_tokens)).astype(np.int32)
+        last = len(self._tokens) - _MAX_TOKENS
         while True:
-            start = int(rng.integers(0, len(self._tokens) - _MAX_TOKENS))
-            prompt = self._tokens[start : start + int(rng.choice(lengths))]
-            if traffic.shared_tokens:
-                prompt = np.concatenate([beginnings[int(rng.integers(8))], prompt])
-            for _ in range(traffic.num_samples):
-                yield prompt, every[int(rng.integers(len(every)))]
+            starts = rng.integers(0, last, _BLOCK).tolist()
+            sizes = rng.choice(lengths, _BLOCK).tolist()
+            begun = rng.integers(8, size=_BLOCK).tolist()
+            kinds = rng.integers(len(every), size=(_BLOCK, traffic.num_samples)).tolist()
+            for start, size, which, of_samples in zip(starts, sizes, begun, kinds, strict=True):
+                prompt = self._tokens[start : start + size]
+                if traffic.shared_tokens:
+                    prompt = np.concatenate([beginnings[which], prompt])
+                for kind in of_samples:
+                    yield prompt, every[kind]
 
 
 def instant_engine(num_pages: int = MANY_PAGES, end_share: float = 0.0) -> Engine:
