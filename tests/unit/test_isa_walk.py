@@ -85,6 +85,16 @@ def finisher_of(enumerator: str) -> str:
     raise AssertionError(f"gemm.hpp: expected a case for {enumerator}")
 
 
+def input_of(enumerator: str) -> str:
+    """The type whose `input` the GEMM operation calls for an opcode."""
+    body = definition_of("Gemm")
+    for label in (f"case Opcode::{enumerator}", "default"):
+        match = re.search(rf"{label}:\s*return (\w+)::input\(", body)
+        if match:
+            return match.group(1)
+    raise AssertionError(f"gemm.hpp: expected an input for {enumerator}")
+
+
 @cache
 def functions(path: str) -> dict[str, str]:
     """The bodies of all functions of a file that have braces of their own, by name."""
@@ -165,6 +175,7 @@ def test_has_an_operation(name: str) -> None:
     if shared != operation:  # a matrix product: one main loop, an input and an end of its own
         assert shared == "Gemm"
         assert struct_of(finisher_of(ENUMERATORS[name])) == struct_of(operation)
+        assert input_of(ENUMERATORS[name]) == operation
         expected = {shared: {"slots", "load", "consume"}, operation: {"input", "finish", "store"}}
     for struct, names in expected.items():
         body = definition_of(struct)

@@ -54,6 +54,9 @@ void keep_events(const std::vector<TraceEvent>& events, const sm90::TraceBuffer&
 namespace testing {
 
 bool interpret(const Step& step, uint32_t num_launched) {
+  if (step[0].step.watchdog_ns < kShortestWaitNs) {
+    return false;
+  }
   const uint32_t num_sms = std::min(num_launched, kMostSms);
   host::Launch launch(step[0].step.watchdog_ns);
   std::vector<std::vector<TraceEvent>> events(step.size());

@@ -55,8 +55,11 @@ bool interpret(const Step& step, uint32_t num_launched) {
     };
     blocks.push_back(block);
   }
-  lanes::Launch launch(blocks, seed++);
+  const bool is_patient = step[0].step.watchdog_ns >= kShortestWaitNs;
+  lanes::Launch launch(blocks, seed++, is_patient);
   launch.run();
+  const bool is_given_up = step[0].view.abort->raised != 0;
+  lanes::require(launch.is_drained() || is_given_up, "work in flight at the kernel's end");
   return true;
 }
 

@@ -1,7 +1,5 @@
 #include "cuda/lanes/lanes.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -29,7 +27,9 @@ Launch* Launch::current_ = nullptr;
 Lane* Launch::lane_ = nullptr;
 
 void fail(const char* what) {
-  std::fprintf(stderr, "lanes: %s\n", what);
+  const uint64_t seed = Launch::is_running() ? Launch::current().seed() : 0;
+  std::fprintf(stderr, "lanes: %s (launch of seed %llu)\n", what,
+               static_cast<unsigned long long>(seed));
   std::abort();
 }
 
@@ -48,8 +48,18 @@ Block::Block(uint32_t num_threads) {
 
 Block::~Block() { std::free(shared); }
 
-Launch::Launch(std::vector<Block*> blocks, uint64_t seed)
-    : blocks_(std::move(blocks)), random_(seed), laziness_(static_cast<uint32_t>(random_() % 4)) {
+std::byte* Block::at(uint32_t address, uint32_t bytes) const {
+  require(address >= kSharedBase && uint64_t{address} + bytes <= kSharedBase + kSharedBytes,
+          "an address outside of shared memory");
+  return shared + (address - kSharedBase);
+}
+
+Launch::Launch(std::vector<Block*> blocks, uint64_t seed, bool is_patient)
+    : blocks_(std::move(blocks)),
+      seed_(seed),
+      is_patient_(is_patient),
+      random_(seed),
+      laziness_(static_cast<uint32_t>(random_() % 4)) {
   for (Block* const block : blocks_) {
     std::memset(block->shared, 0xff, kSharedBytes);
     for (NamedBarrier& barrier : block->barriers) {
@@ -103,16 +113,18 @@ bool Launch::run_warp(Warp& warp) {
   bool ran = false;
   for (uint64_t left = 1 + random(1u << random(9)); left > 0; --left) {
     bool any = false;
-    for (Lane& lane : warp.lanes) {
+    const uint64_t order = random_();  // of the lanes: from one on, in steps of an odd number
+    for (uint64_t i = 0; i < kWarpLanes; ++i) {
+      Lane& lane = warp.lanes[(order + i * (order >> 8 | 1)) % kWarpLanes];
       if (is_ready(lane)) {
         any = true;
-        if (!lane.timed_out) {
-          note_progress();
-        }
         lane.wait = Wait::kNone;
         lane_ = &lane;
         lane.fiber.resume();
-        num_done_ += lane.fiber.done() ? 1 : 0;
+        if (lane.fiber.done()) {
+          ++num_done_;
+          note_progress();
+        }
       }
     }
     if (!any) {
@@ -139,6 +151,10 @@ void Launch::run() {
       for (uint64_t left = 1 + random(4); left > 0 && happen(); --left) {
       }
     }
+    if (counters_seen_ != counters_changed) {
+      counters_seen_ = counters_changed;
+      note_progress();
+    }
     if (!ran && !happened && num_done_ < total) {
       // Looks at barriers do not last for ever.
       now_ns_ += kIdleNs;
@@ -152,9 +168,16 @@ void Launch::run() {
       }
     }
   }
-  while (happen()) {
-  }
   current_ = nullptr;
+}
+
+bool Launch::is_drained() const {
+  const auto is_idle = [](const Lane& lane) {
+    return lane.products.empty() && lane.commits.empty() && lane.stores.empty();
+  };
+  return loads.empty() && std::all_of(warps_.begin(), warps_.end(), [&](const Warp* warp) {
+           return std::all_of(std::begin(warp->lanes), std::end(warp->lanes), is_idle);
+         });
 }
 
 void Launch::give_up() const {
@@ -179,8 +202,8 @@ bool Launch::happen() {
         for (size_t w = 0; w < warps_.size(); ++w) {
           Warp& warp = *warps_[(begin + w) % warps_.size()];
           if (std::all_of(std::begin(warp.lanes), std::end(warp.lanes),
-                          [](const Lane& lane) { return !lane.commits.empty(); })) {
-            run_group(warp);
+                          [](const Lane& lane) { return !lane.products.empty(); })) {
+            run_product(warp);
             note_progress();
             return true;
           }
@@ -212,10 +235,11 @@ bool Launch::happen() {
   return false;
 }
 
-void Launch::complete(const Block&, Mbarrier& barrier) {
+void Launch::complete(Mbarrier& barrier) {
   if (barrier.pending == 0 && barrier.bytes_and_phase >> 1 == 0) {
     barrier.bytes_and_phase ^= 1;
     barrier.pending = barrier.arrivals;
+    note_progress();
   }
 }
 
@@ -223,18 +247,18 @@ void Launch::perform_load(size_t index) {
   const BulkLoad load = loads[index];
   loads[index] = loads.back();
   loads.pop_back();
-  std::memcpy(load.block->at(load.target), load.source, load.bytes);
+  std::memcpy(load.block->at(load.target, load.bytes), load.source, load.bytes);
   Mbarrier& barrier = load.block->mbarrier(load.barrier);
   barrier.bytes_and_phase -= static_cast<int32_t>(2 * load.bytes);
   require(barrier.bytes_and_phase >= 0, "more bytes than a barrier expects");
-  complete(*load.block, barrier);
+  complete(barrier);
 }
 
 /// Reads the store's source; then, if `write`, its bytes land.
 void Launch::perform_store(Lane& lane, size_t index, bool write) {
   BulkStore& store = lane.stores[index];
   if (!store.was_read) {
-    const std::byte* const source = lane.block->at(store.source);
+    const std::byte* const source = lane.block->at(store.source, store.bytes);
     store.data.assign(source, source + store.bytes);
     store.was_read = true;
   }

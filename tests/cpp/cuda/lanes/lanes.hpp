@@ -108,8 +108,11 @@ struct Block {
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
 
-  std::byte* at(uint32_t address) const { return shared + (address - kSharedBase); }
-  Mbarrier& mbarrier(uint32_t address) const { return *reinterpret_cast<Mbarrier*>(at(address)); }
+  /// `bytes` bytes of shared memory; ends the process if it does not have them.
+  std::byte* at(uint32_t address, uint32_t bytes = 1) const;
+  Mbarrier& mbarrier(uint32_t address) const {
+    return *reinterpret_cast<Mbarrier*>(at(address, sizeof(Mbarrier)));
+  }
 
   std::vector<std::unique_ptr<Warp>> warps;
   std::byte* shared;
@@ -120,13 +123,20 @@ struct Block {
 /// All blocks of a launch on one thread.
 class Launch {
  public:
-  Launch(std::vector<Block*> blocks, uint64_t seed);
+  /// Without patience no wait blocks its lane: it looks again and again, as on a GPU where
+  /// nothing comes, so that watchdogs see their limits pass.
+  Launch(std::vector<Block*> blocks, uint64_t seed, bool is_patient = true);
   void run();
+  /// Whether all that was asynchronous has been waited for; a kernel may leave nothing behind.
+  bool is_drained() const;
 
   static Launch& current() { return *current_; }
+  static bool is_running() { return current_ != nullptr; }
   static Lane& lane() { return *lane_; }
 
   uint64_t random(uint64_t below) { return random_() % below; }
+  bool is_patient() const { return is_patient_; }
+  uint64_t seed() const { return seed_; }
   uint64_t now_ns() { return now_ns_ += 10; }
   uint64_t counters_changed = 0;
   std::vector<BulkLoad> loads;
@@ -136,7 +146,7 @@ class Launch {
   /// Other lanes may run first.
   static void yield();
 
-  void complete(const Block& block, Mbarrier& barrier);
+  void complete(Mbarrier& barrier);
   void perform_store(Lane& lane, size_t index, bool write);
 
  private:
@@ -152,10 +162,13 @@ class Launch {
 
   std::vector<Block*> blocks_;
   std::vector<Warp*> warps_;
+  uint64_t seed_;
+  bool is_patient_;
   std::mt19937_64 random_;
   uint64_t now_ns_ = 1;
   uint32_t laziness_;  // of what is asynchronous: 0 at once .. 3 as late as can be
   uint32_t idle_rounds_ = 0;
+  uint64_t counters_seen_ = 0;
   uint64_t num_done_ = 0;
 };
 
@@ -174,8 +187,8 @@ void block_sync();
 /// Adds a lane's part of a wgmma; the warp's rows are multiplied when all lanes have committed.
 void add_product(const Product& product);
 void commit_products();
-/// The first committed group of a warp is multiplied.
-void run_group(Warp& warp);
+/// The first product that all lanes of a warp have issued.
+void run_product(Warp& warp);
 void wait_for_products(size_t in_flight);
 
 /// d[16, 8 * n] of a warp += a[16, 16] * b[16, 8 * n].

@@ -25,7 +25,8 @@ uint32_t element_address(uint64_t descriptor, uint32_t mn, uint32_t k, bool tran
   return address ^ (address >> 7 & 7) << 4;
 }
 
-/// The first committed product of all lanes of a warp.
+}  // namespace
+
 void run_product(Warp& warp) {
   static WarpProduct product;
   const Product& first = warp.lanes[0].products.front();
@@ -61,13 +62,14 @@ void run_product(Warp& warp) {
   for (Lane& lane : warp.lanes) {
     lane.products.erase(lane.products.begin());
     for (size_t& end : lane.commits) {
-      --end;
+      end -= end > 0 ? 1 : 0;
     }
   }
 }
 
-}  // namespace
+namespace {
 
+/// The first committed group.
 void run_group(Warp& warp) {
   for (size_t left = warp.lanes[0].commits.front(); left > 0; --left) {
     run_product(warp);
@@ -77,6 +79,8 @@ void run_group(Warp& warp) {
     lane.commits.erase(lane.commits.begin());
   }
 }
+
+}  // namespace
 
 void add_product(const Product& product) { Launch::lane().products.push_back(product); }
 

@@ -33,7 +33,9 @@ template <class Body>
 void run(uint32_t threads, uint64_t seed, Body body) {
   lanes::Block block(threads);
   block.body = [&](uint32_t thread) { body(block, thread); };
-  lanes::Launch({&block}, seed).run();
+  lanes::Launch launch({&block}, seed);
+  launch.run();
+  CHECK(launch.is_drained());
 }
 
 float value_at(uint32_t row, uint32_t column) {
@@ -175,6 +177,28 @@ uint32_t wrong_exchanges(bool synced) {
     std::memcpy(&seen, block.at(kTile + other * 4), 4);
     return seen != other + 1;
   });
+}
+
+/// A lane shows its warp a value; `synced`: with a barrier between.
+uint32_t wrong_broadcasts(bool synced) {
+  return wrong_seeds(32, [=](const lanes::Block& block, uint32_t lane) {
+    __syncwarp();
+    const uint32_t value = 7;
+    if (lane == 0) {
+      std::memcpy(block.at(kTile), &value, 4);
+    }
+    if (synced) {
+      __syncwarp();
+    }
+    uint32_t seen = 0;
+    std::memcpy(&seen, block.at(kTile), 4);
+    return seen != value;
+  });
+}
+
+TERRAZZO_TEST(a_forgotten_barrier_of_a_warp_is_found) {
+  CHECK_EQ(wrong_broadcasts(true), 0u);
+  CHECK(wrong_broadcasts(false) > 0);
 }
 
 TERRAZZO_TEST(a_forgotten_barrier_is_found) {

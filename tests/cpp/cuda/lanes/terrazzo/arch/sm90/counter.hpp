@@ -12,7 +12,8 @@ inline uint32_t ld_acquire_gpu(const uint32_t* counter) {
   lanes::Lane& lane = lanes::Launch::lane();
   lanes::Launch& launch = lanes::Launch::current();
   if (lane.counter == counter && lane.counters_seen == launch.counters_changed) {
-    lanes::Launch::block_lane(lanes::Wait::kCounters);
+    launch.is_patient() ? lanes::Launch::block_lane(lanes::Wait::kCounters)
+                        : lanes::Launch::yield();
     lane.timed_out = false;
   }
   lane.counter = counter;

@@ -27,7 +27,7 @@ inline void mbarrier_arrive(uint32_t barrier) {
   lanes::Mbarrier& place = mbarrier_at(barrier);
   lanes::require(place.pending > 0, "more arrivals than a barrier expects");
   --place.pending;
-  lanes::Launch::current().complete(*lanes::Launch::lane().block, place);
+  lanes::Launch::current().complete(place);
 }
 
 inline void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
@@ -42,7 +42,7 @@ inline bool mbarrier_try_wait_parity(uint32_t barrier, uint32_t parity) {
   if (is_complete()) {
     return true;
   }
-  if (lanes::Launch::current().random(8) == 0) {
+  if (!lanes::Launch::current().is_patient() || lanes::Launch::current().random(8) == 0) {
     lanes::Launch::yield();
     return is_complete();
   }
