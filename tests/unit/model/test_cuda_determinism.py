@@ -123,7 +123,7 @@ request_strategy = st.builds(
 )
 
 
-@settings(max_examples=4 if ON_LANES else 40)
+@settings(max_examples=2 if ON_LANES else 40)
 @given(
     name=st.sampled_from(sorted(CONFIGS)),
     requests=st.lists(request_strategy, min_size=1, max_size=6),
