@@ -128,8 +128,8 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
         operands="attend_decode",
         flags=("kPartial",),
         computes="Attention of one query token a row, all query heads of the KV head's group.",
-        stream="for each pair of rows, one a consumer: their queries (a slot each), then their pages "
-        "in turn, in ascending order",
+        stream="for each pair of rows, one a consumer: their queries (a slot each), then their "
+        "pages in turn, in ascending order",
         waits=(Edge("kKv", "the KV head, the row block", "queries, keys and values are written"),),
         signals=(
             Edge("kAttn", _ROW_BLOCK, "without `kPartial`: " + _BY_ONE),
