@@ -10,7 +10,8 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from isa_table import INSTRUCTIONS, OPERANDS, Edge, InstructionDoc, Place
+from isa_entry import Edge, InstructionDoc, Place
+from isa_table import INSTRUCTIONS, OPERANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "isa.md"
@@ -136,7 +137,7 @@ def families() -> dict[str, tuple[Field, str]]:
 
 def operation_of(enumerator: str) -> tuple[str, str]:
     """(type, header) that the instruction set dispatches the opcode to."""
-    pattern = rf"case Opcode::{enumerator}:\s*return f\((\w+)\{{"
+    pattern = rf"case Opcode::{enumerator}:(?:\s*case Opcode::\w+:)*\s*return f\((\w+)\{{"
     operation = first_match(pattern, read(f"{OPERATIONS}/set.hpp"), f"a case {enumerator}").group(1)
     for path in sorted((ROOT / OPERATIONS).glob("*.hpp")):
         if re.search(rf"^(struct|using) {operation}\b", path.read_text(), re.MULTILINE):

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from isa_entry import Edge, InstructionDoc, Place
 
 THIS_GPU = "this GPU"
 OWNER = "owner of the row block"
+ATTENTION_GPU = "owner of the row block; this GPU where O is sharded"
 COMPACT_OWNER = "owner of the compact block"
 ALL_GPUS = "all GPUs"
 
@@ -24,43 +25,6 @@ OPERANDS = {
     "partial_slot": "first slot of the scratch",
 }
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Bytes that an instruction reads or writes: an enumerator of `Buffer`, and which part."""
-
-    buffer: str
-    gpu: str
-    part: str
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """A wait or a signal: an enumerator of `CounterFamily`, which of its counters, and why."""
-
-    family: str
-    counters: str
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
-class InstructionDoc:
-    """One instruction; `operands` is a member of the union `Operands`, empty for none."""
-
-    segment: str
-    unit: str
-    operands: str
-    computes: str
-    stream: str
-    waits: tuple[Edge, ...] = ()
-    signals: tuple[Edge, ...] = ()
-    reads: tuple[Place, ...] = ()
-    writes: tuple[Place, ...] = ()
-    constants: str = ""
-    flags: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
 _ROW_BLOCK = "the row block"
 _ALL_PANELS = "valid rows of the row block, all panels"
 _TILE_PANELS = "valid rows of the row block, the tile's panels"
@@ -70,6 +34,7 @@ _GEMM_STREAM = (
     "where the tile has at most 2 panels; "
     "with `kSmallTokens`: a token slot, then the weight slots that it serves"
 )
+_BY_ONE = "by 1; the owner, or this GPU where O is sharded"
 _ASCENDING_K = "K ascends in one accumulator, in every tile shape."
 
 INSTRUCTIONS: dict[str, InstructionDoc] = {
@@ -144,12 +109,12 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
                 "queries, keys and values of this step are written",
             ),
         ),
-        signals=(Edge("kAttn", _ROW_BLOCK, "by 1; the owner"),),
+        signals=(Edge("kAttn", _ROW_BLOCK, _BY_ONE),),
         reads=(
             Place("kQPrefill", THIS_GPU, "the rows, the head's panels"),
             Place("kKvPool", THIS_GPU, "all tokens up to the last row's position"),
         ),
-        writes=(Place("kAttention", OWNER, "the rows, the head's panels"),),
+        writes=(Place("kAttention", ATTENTION_GPU, "the rows, the head's panels"),),
         constants="page table, a tile of zeros",
         notes=(
             "One online-softmax update a page of 64 tokens; splits of `split_tokens` tokens are "
@@ -163,40 +128,40 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
         operands="attend_decode",
         flags=("kPartial",),
         computes="Attention of one query token a row, all query heads of the KV head's group.",
-        stream="for each pair of rows, one a consumer: their queries (a slot each), then their pages "
-        "in turn, in ascending order",
+        stream="for each pair of rows, one a consumer: their queries (a slot each), then their "
+        "pages in turn, in ascending order",
         waits=(Edge("kKv", "the KV head, the row block", "queries, keys and values are written"),),
         signals=(
-            Edge("kAttn", _ROW_BLOCK, "without `kPartial`: by 1; the owner"),
-            Edge("kMerge", "of the row and KV head", "with `kPartial`: by 1; the owner"),
+            Edge("kAttn", _ROW_BLOCK, "without `kPartial`: " + _BY_ONE),
+            Edge("kMerge", "of the row and KV head", "with `kPartial`: " + _BY_ONE),
         ),
         reads=(
             Place("kQDecode", THIS_GPU, "the rows, the KV head"),
             Place("kKvPool", THIS_GPU, "the tokens of the splits that it covers"),
         ),
         writes=(
-            Place("kAttention", OWNER, "without `kPartial`: the rows, the group's heads"),
-            Place("kSplits", OWNER, "with `kPartial`: one slot a split"),
+            Place("kAttention", ATTENTION_GPU, "without `kPartial`: the rows, the group's heads"),
+            Place("kSplits", ATTENTION_GPU, "with `kPartial`: one slot a split"),
         ),
         constants="row table, page table, a tile of zeros",
         notes=("The bits of a query equal those of `attend_prefill`.",),
     ),
     "attend_merge": InstructionDoc(
         segment="body",
-        unit="split row x KV head, at the owner",
+        unit="split row x KV head, at the owner; with O sharded on each GPU for its KV heads",
         operands="attend_merge",
         flags=("kBriefRun",),
         computes="Folds the partial results of a row, in ascending order of the splits, and "
         "normalises.",
         stream="for each 8 query heads one slot a split",
         waits=(Edge("kMerge", "of the row and KV head", "all splits are written"),),
-        signals=(Edge("kAttn", _ROW_BLOCK, "by 1; this GPU, which is the owner"),),
+        signals=(Edge("kAttn", _ROW_BLOCK, "by 1; this GPU"),),
         reads=(Place("kSplits", THIS_GPU, "`num_splits` slots"),),
-        writes=(Place("kAttention", OWNER, "the row, the group's heads"),),
+        writes=(Place("kAttention", THIS_GPU, "the row, the group's heads"),),
     ),
     "o_proj_residual": InstructionDoc(
         segment="body",
-        unit="own row block x up to 4 hidden panels",
+        unit="own row block x up to 4 hidden panels; with O replicated only",
         operands="gemm",
         flags=("kSmallTokens",),
         computes="`x1 = x + a Wo` with the whole Wo, and sums of squares of the rounded rows.",
@@ -295,6 +260,45 @@ INSTRUCTIONS: dict[str, InstructionDoc] = {
         writes=(
             Place("kX", ALL_GPUS, _TILE_PANELS),
             Place("kSumSqX", ALL_GPUS, _SUMS),
+        ),
+    ),
+    "o_partial": InstructionDoc(
+        segment="body",
+        unit="row block x up to 4 hidden panels; with O sharded only",
+        operands="gemm",
+        flags=("kSmallTokens",),
+        computes="This GPU's share of `a Wo`: the sum over its heads, rounded to bf16.",
+        stream=_GEMM_STREAM,
+        waits=(Edge("kAttn", _ROW_BLOCK, "attention of this GPU's heads is there"),),
+        signals=(Edge("kPartO", _ROW_BLOCK, "by the tile's panels; the owner"),),
+        reads=(Place("kAttention", THIS_GPU, _ALL_PANELS),),
+        writes=(Place("kPartials", OWNER, "this rank's slot: " + _TILE_PANELS),),
+        constants="weights",
+        notes=(
+            _ASCENDING_K,
+            "As `down_partial`, and into the same buffer: `gate_up_silu` of all ranks waits for "
+            "the sums of this block before `down_partial` overwrites its terms.",
+        ),
+    ),
+    "reduce_o": InstructionDoc(
+        segment="body",
+        unit="own row block x up to 4 hidden panels; with O sharded only",
+        operands="reduce",
+        computes="`x1 = x + partial of rank 0 + partial of rank 1 + ...` in fp32 and in this "
+        "order, and sums of squares of the rounded rows.",
+        stream="for each panel: the residual, then one slot a rank",
+        waits=(
+            Edge("kPartO", _ROW_BLOCK, "all ranks' sums have arrived"),
+            Edge("kX", "the row block, of the layer before", "the residual is complete"),
+        ),
+        signals=(Edge("kX1", _ROW_BLOCK, "by the tile's panels; all GPUs"),),
+        reads=(
+            Place("kPartials", THIS_GPU, "all ranks' slots: " + _TILE_PANELS),
+            Place("kX", THIS_GPU, _TILE_PANELS),
+        ),
+        writes=(
+            Place("kX1", ALL_GPUS, _TILE_PANELS),
+            Place("kSumSqX1", ALL_GPUS, _SUMS),
         ),
     ),
     "gather_norm": InstructionDoc(

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from .models.config import ModelConfig
 
 MAX_PAGES = 2**31 - 1  # ids travel as int32
+# Where a whole O on each of several GPUs leaves less than this part of the KV pages that a sharded
+# one would, `auto` shards it. A judgement; not measured.
+LEAST_PAGES_KEPT = 0.75
 GIB = 2**30
 
 
@@ -27,7 +30,9 @@ def tensor_parallel_degrees(num_kv_heads: int, limit: int = 8) -> list[int]:
     return [n for n in range(1, limit + 1) if num_kv_heads % n == 0]
 
 
-def model_shape(config: ModelConfig, gpus: int, split_tokens: int) -> ModelShape:
+def model_shape(
+    config: ModelConfig, gpus: int, split_tokens: int, *, o_sharded: bool = False
+) -> ModelShape:
     """The model's sizes as the compiled core takes them."""
     from ._core import ModelShape
 
@@ -42,6 +47,7 @@ def model_shape(config: ModelConfig, gpus: int, split_tokens: int) -> ModelShape
         norm_eps=config.rms_norm_eps,
         world=gpus,
         split_tokens=split_tokens,
+        o_sharded=o_sharded,
     )
 
 
@@ -92,7 +98,7 @@ class Capacity:
                 "memory with "
                 f"one KV page, but may use {max(budget_bytes, 0) / GIB:.1f} GiB; free memory on "
                 "the GPU, raise gpu_memory_utilization, or lower max_batch_tokens and "
-                f"max_sequences{self._degrees_that_fit(shape, budget_bytes)}"
+                f"max_sequences{self._what_fits(shape, budget_bytes)}"
             )
         num_pages = min(1 + (budget_bytes - least_bytes) // page_bytes, MAX_PAGES)
         # More pages also need a little more room for counters and parts of attention.
@@ -111,13 +117,33 @@ class Capacity:
                 "pages fit"
             )
 
-    def _degrees_that_fit(self, shape: ModelShape, budget_bytes: int) -> str:
-        """The least number of GPUs on which the model would fit, as the end of a sentence."""
+    def shards_o(self, gpus: int, budget_bytes: int, num_pages: int | None) -> bool:
+        """What `auto` means for O's weight on several GPUs that may use `budget_bytes` each, with
+        so many KV pages or (None) as many as fit: whole on each, unless `num_pages` pages do not
+        fit beside it; or those that do cannot hold the longest sequence, or are less than
+        LEAST_PAGES_KEPT of what a sharded O would leave.
+        """
+        whole = model_shape(self.config, gpus, self.split_tokens)
+        if self.device_bytes(whole, num_pages or 1) > budget_bytes:
+            return True
+        if num_pages is not None:
+            return False
+        kept = self.pages_that_fit(whole, budget_bytes)
+        most = self.pages_that_fit(self._sharded(gpus), budget_bytes)
+        return kept * PAGE_TOKENS < self.max_model_len or kept < LEAST_PAGES_KEPT * most
+
+    def _sharded(self, gpus: int) -> ModelShape:
+        return model_shape(self.config, gpus, self.split_tokens, o_sharded=True)
+
+    def _what_fits(self, shape: ModelShape, budget_bytes: int) -> str:
+        """How the model would fit, with O sharded or on how many GPUs at least, as the end of a
+        sentence."""
+        replicated = shape.world > 1 and not shape.o_sharded
+        if replicated and self.device_bytes(self._sharded(shape.world), 1) <= budget_bytes:
+            return "; with o_proj='sharded' it would fit"
         for gpus in tensor_parallel_degrees(self.config.num_kv_heads):
-            if gpus > shape.world:
-                other = model_shape(self.config, gpus, self.split_tokens)
-                if self.device_bytes(other, 1) <= budget_bytes:
-                    return f"; on gpus={gpus} with as much memory each it would fit"
+            if gpus > shape.world and self.device_bytes(self._sharded(gpus), 1) <= budget_bytes:
+                return f"; on gpus={gpus} with as much memory each it would fit"
         return ""
 
 

@@ -14,6 +14,7 @@ from . import env
 from .capacity import kv_page_bytes
 from .device import resolve_device
 from .engine import Engine, EngineMetrics, RequestOutput, RequestUpdate
+from .progress import ProgressBar
 from .sampling import SamplingParams
 from .step import PAGE_TOKENS, Runner
 
@@ -87,12 +88,14 @@ class LLM:
     `model` is a folder, a hub name or a `.gguf` file; without it, the default model. `load_format`
     "dummy" gives a folder's model random weights, for measurements. `device` is `host` (the CPU),
     `cuda`, or `auto`: the GPU where there is one that can do it. `gpus` is the tensor-parallel
-    degree. On the host machine each virtual GPU has `num_sms` SMs, run by `num_threads` threads; on
-    cuda steps take `num_sms` of each GPU's SMs, by default all but `reserve_sms`, and leave up to
-    `trace_events` events; `ranks_per_gpu` of the `gpus` share one (docs/multi-gpu.md). The KV cache
-    has `kv_pages` pages of 64 tokens; by default TERRAZZO_KV_GIB on the host, and on cuda what the
-    model leaves of its share `gpu_memory_utilization` of each GPU's memory. `seed` gives seeds to
-    requests that have none, always the same. Raises ValueError or ModelError for what it cannot do.
+    degree; with several, `o_proj` says whether each keeps O's weight whole (`replicated`) or a part
+    (`sharded`; `auto`: docs/multi-gpu.md). On the host machine each virtual GPU has `num_sms` SMs,
+    run by `num_threads` threads; on cuda steps take `num_sms` of each GPU's SMs, by default all but
+    `reserve_sms`, and leave up to `trace_events` events; `ranks_per_gpu` of the `gpus` share one
+    (docs/multi-gpu.md). The KV cache has `kv_pages` pages of 64 tokens; by default TERRAZZO_KV_GIB
+    on the host, and on cuda what the model leaves of its share `gpu_memory_utilization` of each
+    GPU's memory. `seed` gives seeds to requests that have none, always the same. Raises ValueError
+    or ModelError for what it cannot do.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class LLM:
         load_format: str = "auto",
         gpus: int = 1,
         ranks_per_gpu: int = 1,
+        o_proj: str = "auto",
         max_model_len: int | None = None,
         max_batch_tokens: int | None = None,
         max_sequences: int | None = None,
@@ -144,12 +148,13 @@ class LLM:
             num_sms = env.NUM_SMS.read() if num_sms is None else num_sms
         from .runner import ModelRunner
 
-        with _ProgressBar("loading", "layer", progress) as bar, _out_of_memory(opened, kv_pages):
+        with ProgressBar("loading", "layer", progress) as bar, _out_of_memory(opened, kv_pages):
             runner = ModelRunner(
                 opened.checkpoint,
                 device=device,
                 gpus=gpus,
                 ranks_per_gpu=ranks_per_gpu,
+                o_proj=o_proj,
                 num_sms=num_sms,
                 num_threads=num_threads,
                 reserve_sms=reserve_sms,
@@ -233,7 +238,7 @@ class LLM:
                 except ValueError as error:
                     raise ValueError(f"prompt {index}: {error}") from error
             own = set(request_ids)
-            with _ProgressBar("generating", "prompt", shown) as bar:
+            with ProgressBar("generating", "prompt", shown) as bar:
                 while len(outputs) < len(own):
                     self._step()
                     outputs.update(self._take_ended(own))
@@ -329,27 +334,6 @@ class LLM:
         self._engine.abort(request_id)
         self._unread.pop(request_id, None)
         self._ended.pop(request_id, None)
-
-
-class _ProgressBar:
-    """A tqdm bar on standard error: always, never, or (None) only on a terminal."""
-
-    def __init__(self, what: str, unit: str, shown: bool | None) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            desc=what, unit=unit, leave=False, disable=None if shown is None else not shown
-        )
-
-    def __enter__(self) -> _ProgressBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def update_to(self, done: int, total: int) -> None:
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
 
 
 def _open(model: str | None, load_format: str) -> OpenedModel:

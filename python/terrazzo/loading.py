@@ -37,7 +37,10 @@ def load_weights(
     config = checkpoint.config
     shape = machine.shape
     total = config.num_layers + 1
-    shards = [Shard(config, gpu, gpus, shape.act_panels, shape.vocab_panels) for gpu in range(gpus)]
+    shards = [
+        Shard(config, gpu, gpus, shape.act_panels, shape.vocab_panels, shape.o_sharded)
+        for gpu in range(gpus)
+    ]
     embedding = np.ascontiguousarray(checkpoint.tensor("model.embed_tokens.weight"))
     lm_head: Any = embedding
     if not config.tie_word_embeddings:

@@ -70,6 +70,7 @@ class Shard:
     gpus: int
     act_panels: int
     vocab_panels: int
+    o_sharded: bool = False
 
     def head_rows(self, head: int, order: Index) -> Index:
         """Checkpoint rows of a query or KV head."""
@@ -78,6 +79,13 @@ class Shard:
     def local_kv_heads(self) -> range:
         count = self.config.num_kv_heads // self.gpus
         return range(self.gpu * count, (self.gpu + 1) * count)
+
+    def o_columns(self) -> slice:
+        """O's input columns that this GPU keeps: all, or those of its own query heads."""
+        if not self.o_sharded:
+            return slice(None)
+        width = self.config.num_heads // self.gpus * self.config.head_dim
+        return slice(self.gpu * width, (self.gpu + 1) * width)
 
     def intermediate_columns(self) -> Index:
         """Columns of the MLP that this GPU computes; fewer than its panels hold on the last GPU."""
@@ -121,7 +129,8 @@ def pack_layer(model: Machine, checkpoint: Checkpoint, shards: Sequence[Shard], 
     hidden = np.arange(shards[0].config.hidden_size, dtype=np.int32)
     source = tensor("self_attn.o_proj")
     for shard in shards:
-        pack(shard, Matrix.O, hidden, source, hidden)
+        own = np.ascontiguousarray(source[:, shard.o_columns()])
+        pack(shard, Matrix.O, hidden, own, hidden)
 
     mlp_scale = bf16_to_float(tensor("post_attention_layernorm"))
     for half, name in ((0, "gate"), (PAIR_RUN, "up")):

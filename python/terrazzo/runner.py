@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 # Attention over a long context is split at multiples of this many tokens; part of a model's bits.
 SPLIT_TOKENS = 2048
 
+O_PROJ = ("auto", "replicated", "sharded")
+
 
 def _require_positive(**values: float | None) -> None:
     for name, value in values.items():
@@ -36,6 +38,13 @@ def _refuse_on_host(**options: int) -> None:
             raise ValueError(f"[runner] {name}={value}: only the device 'cuda' has this option")
 
 
+def _check_o_proj(o_proj: str, gpus: int) -> None:
+    if o_proj not in O_PROJ:
+        raise ValueError(f"[runner] o_proj={o_proj!r}: expected one of {', '.join(O_PROJ)}")
+    if o_proj == "sharded" and gpus == 1:
+        raise ValueError("[runner] o_proj='sharded': expected at least 2 GPUs, got 1")
+
+
 def arrays_of(batch: StepInput) -> StepArrays:
     """The step's arrays as the compiled core takes them."""
     from ._core import StepArrays
@@ -47,13 +56,18 @@ def arrays_of(batch: StepInput) -> StepArrays:
 class ModelRunner:
     """Runs steps of one model on a machine: `host`, `cuda`, or `auto` (see device.py).
 
-    `gpus` is the tensor-parallel degree, the one of these options that is part of a result's bits.
+    `gpus` is the tensor-parallel degree, which is part of a result's bits.
     On the host the GPUs are virtual and have `num_sms` virtual SMs each, and `num_threads` threads
     share these (default: as many as SMs). On cuda a step takes `num_sms` of each GPU's SMs
     (default: all but `reserve_sms`) and runs on `stream` (a CUDA stream's handle; 0: one of the
     runner's own); up to `trace_events` events of a step and GPU are kept for `core.trace`. With
     `ranks_per_gpu` so many of the `gpus` are virtual ones on one GPU, which share its SMs and its
     memory.
+
+    `o_proj` says how several GPUs keep O's weight: whole on each (`replicated`), or each the input
+    columns of its own heads (`sharded`), which changes the bits of a result, as `gpus` does. `auto`
+    is `replicated` on the host, and on cuda unless memory is short (`Capacity.shards_o`); what was
+    chosen is the attribute `o_proj`.
 
     The KV cache has `num_pages` pages; by default four of the longest sequences on the host, and on
     cuda what the model leaves of its share `gpu_memory_utilization` of each GPU's memory. Sequences
@@ -70,6 +84,7 @@ class ModelRunner:
         device: str = "host",
         gpus: int = 1,
         ranks_per_gpu: int = 1,
+        o_proj: str = "auto",
         num_sms: int | None = None,
         num_threads: int | None = None,
         reserve_sms: int = 0,
@@ -104,6 +119,7 @@ class ModelRunner:
             max_in_flight=max_in_flight,
             load_threads=load_threads,
         )
+        _check_o_proj(o_proj, gpus)
         self.device = resolve_device(
             device, gpus=gpus, ranks_per_gpu=ranks_per_gpu, num_threads=num_threads
         )
@@ -126,12 +142,19 @@ class ModelRunner:
             max_logit_rows=self.max_logit_rows,
             split_tokens=split_tokens,
         )
-        shape = model_shape(config, gpus, split_tokens)
+        o_sharded = o_proj == "sharded"
         on_cuda = self.device == "cuda"
         if on_cuda:
-            num_pages = _pages_on_gpus(
-                capacity, shape, ranks_per_gpu, num_pages, gpu_memory_utilization
+            budget = _budget_of_rank(
+                gpus // ranks_per_gpu, ranks_per_gpu, num_pages, gpu_memory_utilization
             )
+            if o_proj == "auto" and gpus > 1:
+                o_sharded = capacity.shards_o(gpus, budget, num_pages)
+                _log.info("O's weight: %s", "sharded" if o_sharded else "replicated")
+        shape = model_shape(config, gpus, split_tokens, o_sharded=o_sharded)
+        self.o_proj = "sharded" if o_sharded else "replicated"
+        if on_cuda:
+            num_pages = _pages_on_gpus(capacity, shape, budget, num_pages)
         elif num_pages is None:
             num_pages = 4 * -(-capacity.max_model_len // PAGE_TOKENS)
         if on_cuda and max_model_len is None:
@@ -243,30 +266,35 @@ class _HostQueue:
         return self._outputs.pop(number)
 
 
-def _pages_on_gpus(
-    capacity: Capacity,
-    shape: ModelShape,
-    ranks_per_gpu: int,
-    num_pages: int | None,
-    utilization: float,
+def _budget_of_rank(
+    num_devices: int, ranks_per_gpu: int, num_pages: int | None, utilization: float
 ) -> int:
-    """KV pages of each rank: as given, if they fit; else as many as fit on all GPUs."""
+    """Bytes that the model may take on each rank: what is free where the pages are given, else its
+    share; by the GPU that has least."""
     from ._core import cuda_device
 
-    devices = [cuda_device(gpu) for gpu in range(shape.world // ranks_per_gpu)]
-    if num_pages is not None:
-        free_bytes = min(device.free_bytes for device in devices) // ranks_per_gpu
-        capacity.check_pages(shape, num_pages, free_bytes)
-        return num_pages
-    budget = min(
-        memory_budget(device.free_bytes, device.total_bytes, utilization) // ranks_per_gpu
+    devices = [cuda_device(gpu) for gpu in range(num_devices)]
+    budgets = [
+        device.free_bytes
+        if num_pages is not None
+        else memory_budget(device.free_bytes, device.total_bytes, utilization)
         for device in devices
-    )
-    num_pages = capacity.pages_that_fit(shape, budget)
+    ]
+    return min(budgets) // ranks_per_gpu
+
+
+def _pages_on_gpus(
+    capacity: Capacity, shape: ModelShape, budget_bytes: int, num_pages: int | None
+) -> int:
+    """KV pages of each rank: as given, if they fit; else as many as fit on all GPUs."""
+    if num_pages is not None:
+        capacity.check_pages(shape, num_pages, budget_bytes)
+        return num_pages
+    num_pages = capacity.pages_that_fit(shape, budget_bytes)
     _log.info(
-        "KV cache: %d pages, %d tokens, in %.1f GiB of each GPU",
+        "KV cache: %d pages, %d tokens, in %.1f GiB of each rank",
         num_pages,
         num_pages * PAGE_TOKENS,
-        budget * ranks_per_gpu / GIB,
+        budget_bytes / GIB,
     )
     return num_pages

@@ -20,15 +20,18 @@ void bind_sizes(nb::module_& m) {
           "__init__",
           [](ModelShape* self, uint32_t num_layers, uint32_t hidden, uint32_t intermediate,
              uint32_t num_heads, uint32_t num_kv_heads, uint32_t head_dim, uint32_t vocab,
-             float norm_eps, uint32_t world, uint32_t split_tokens) {
-            new (self) ModelShape{num_layers, hidden, intermediate, num_heads, num_kv_heads,
-                                  head_dim,   vocab,  norm_eps,     world,     split_tokens};
+             float norm_eps, uint32_t world, uint32_t split_tokens, bool o_sharded) {
+            new (self)
+                ModelShape{num_layers, hidden,   intermediate, num_heads,    num_kv_heads, head_dim,
+                           vocab,      norm_eps, world,        split_tokens, o_sharded};
             terrazzo::validate(*self);
           },
           nb::kw_only(), nb::arg("num_layers"), nb::arg("hidden"), nb::arg("intermediate"),
           nb::arg("num_heads"), nb::arg("num_kv_heads"), nb::arg("head_dim"), nb::arg("vocab"),
-          nb::arg("norm_eps"), nb::arg("world"), nb::arg("split_tokens"))
+          nb::arg("norm_eps"), nb::arg("world"), nb::arg("split_tokens"),
+          nb::arg("o_sharded") = false)
       .def_ro("world", &ModelShape::world)
+      .def_ro("o_sharded", &ModelShape::o_sharded)
       .def_ro("head_dim", &ModelShape::head_dim)
       .def_ro("vocab", &ModelShape::vocab)
       .def_prop_ro("group", [](const ModelShape& s) { return s.group(); })

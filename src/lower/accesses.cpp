@@ -43,19 +43,31 @@ class Walk {
         attend_merge(args.attend_merge);
         break;
       case Opcode::kOProjResidual:
-        o_proj_residual(args.gemm);
+        read_attention(args.gemm);
+        add_residual(args.gemm, Buffer::kX, Buffer::kX1, Buffer::kSumSqX1);
         break;
       case Opcode::kGateUpSilu:
         gate_up_silu(args.gemm);
         break;
       case Opcode::kDownResidual:
-        down_residual(args.gemm);
+        read_act(args.gemm);
+        add_residual(args.gemm, Buffer::kX1, Buffer::kX, Buffer::kSumSqX);
+        break;
+      case Opcode::kOPartial:
+        read_attention(args.gemm);
+        write_partials(args.gemm);
         break;
       case Opcode::kDownPartial:
-        down_partial(args.gemm);
+        read_act(args.gemm);
+        write_partials(args.gemm);
+        break;
+      case Opcode::kReduceO:
+        read_partials(args.reduce);
+        add_residual(args.reduce, Buffer::kX, Buffer::kX1, Buffer::kSumSqX1);
         break;
       case Opcode::kReduceResidual:
-        reduce_residual(args.reduce);
+        read_partials(args.reduce);
+        add_residual(args.reduce, Buffer::kX1, Buffer::kX, Buffer::kSumSqX);
         break;
       case Opcode::kGatherNorm:
         gather_norm(args.gather);
@@ -108,19 +120,6 @@ class Walk {
     }
   }
 
-  void residual_everywhere(Buffer values, Buffer sums, uint32_t block, uint32_t rows,
-                           uint32_t first_panel, uint32_t panels) {
-    for (uint32_t gpu = 0; gpu < shape_.world; ++gpu) {
-      residual(gpu, values, sums, kWrite, block, rows, first_panel, panels);
-    }
-  }
-
-  void residual_values(Buffer values, uint32_t block, uint32_t rows, uint32_t first_panel,
-                       uint32_t panels) {
-    tiles(gpu_, values, kRead, uint64_t{block} * shape_.hidden_panels() + first_panel, panels, 0,
-          rows);
-  }
-
   uint64_t page_at(uint32_t page, uint32_t kv_head) const {
     const uint64_t index = static_cast<uint64_t>(layer_) * limits_.num_pages + page;
     return (index * shape_.local_kv_heads() + kv_head) * shape_.page_bytes();
@@ -138,13 +137,16 @@ class Walk {
     }
   }
 
-  /// Attention output of `heads` query heads from global head `head`, at the owner of the row.
+  uint64_t attention_at(uint32_t block) const {
+    return uint64_t{shape_.attention_block(block)} * shape_.attention_panels();
+  }
+
+  /// Attention output of `heads` query heads from `head` of the attention buffer on.
   void write_attention(uint32_t row, uint32_t rows, uint32_t head, uint32_t heads) {
     const uint32_t block = row / kRowBlock;
-    const uint64_t first = uint64_t{shape_.owned_index(block)} * shape_.attention_panels() +
-                           uint64_t{head} * shape_.head_panels();
-    tiles(shape_.owner(block), Buffer::kAttention, kWrite, first, heads * shape_.head_panels(),
-          row % kRowBlock, rows);
+    const uint64_t first = attention_at(block) + uint64_t{head} * shape_.head_panels();
+    tiles(shape_.attention_gpu(gpu_, block), Buffer::kAttention, kWrite, first,
+          heads * shape_.head_panels(), row % kRowBlock, rows);
   }
 
   void touch_splits(uint32_t gpu, AccessMode mode, uint32_t first_slot, uint32_t count) {
@@ -221,12 +223,12 @@ class Walk {
     tiles(gpu_, Buffer::kQPrefill, kRead, tile, shape_.head_panels(), args.row_begin, args.rows);
     read_pages(args.page_table_offset, args.kv_head, 0, args.position + args.rows);
     write_attention(args.row_block * kRowBlock + args.row_begin, args.rows,
-                    gpu_ * shape_.local_heads() + args.q_head, 1);
+                    shape_.first_attention_kv_head(gpu_) * shape_.group() + args.q_head, 1);
   }
 
   void attend_decode(const AttendDecodeArgs& args, bool partial) {
     const uint32_t split_end = args.split_begin + args.num_splits;
-    const uint32_t owner = shape_.owner(args.row / kRowBlock);
+    const uint32_t target = shape_.attention_gpu(gpu_, args.row / kRowBlock);
     for (uint32_t row = args.row; row < args.row + args.rows; ++row) {
       for (uint32_t panel = 0; panel < shape_.head_panels(); ++panel) {
         touch(gpu_, Buffer::kQDecode, kRead, q_decode_at(row, args.kv_head, panel),
@@ -240,13 +242,14 @@ class Walk {
                      std::min<uint64_t>(tokens, uint64_t{split_end} * shape_.split_tokens)));
       if (partial) {
         const uint32_t last = std::min(split_end, ceil_div(tokens, shape_.split_tokens));
-        touch_splits(owner, kWrite, args.partial_slot + (row - args.row) * args.num_splits,
+        touch_splits(target, kWrite, args.partial_slot + (row - args.row) * args.num_splits,
                      last - std::min(last, args.split_begin));
       }
     }
     if (!partial) {
       write_attention(args.row, args.rows,
-                      gpu_ * shape_.local_heads() + args.kv_head * shape_.group(), shape_.group());
+                      (shape_.first_attention_kv_head(gpu_) + args.kv_head) * shape_.group(),
+                      shape_.group());
     }
   }
 
@@ -255,12 +258,9 @@ class Walk {
     write_attention(args.row, 1, args.kv_head * shape_.group(), shape_.group());
   }
 
-  void o_proj_residual(const GemmArgs& args) {
-    const uint64_t first = uint64_t{shape_.owned_index(args.row_block)} * shape_.attention_panels();
-    tiles(gpu_, Buffer::kAttention, kRead, first, shape_.attention_panels(), 0, args.rows);
-    residual_values(Buffer::kX, args.row_block, args.rows, args.first_panel, args.panels);
-    residual_everywhere(Buffer::kX1, Buffer::kSumSqX1, args.row_block, args.rows, args.first_panel,
-                        args.panels);
+  void read_attention(const GemmArgs& args) {
+    tiles(gpu_, Buffer::kAttention, kRead, attention_at(args.row_block), shape_.attention_panels(),
+          0, args.rows);
   }
 
   void gate_up_silu(const GemmArgs& args) {
@@ -275,33 +275,32 @@ class Walk {
           shape_.act_panels(), 0, args.rows);
   }
 
-  void down_residual(const GemmArgs& args) {
-    read_act(args);
-    residual_values(Buffer::kX1, args.row_block, args.rows, args.first_panel, args.panels);
-    residual_everywhere(Buffer::kX, Buffer::kSumSqX, args.row_block, args.rows, args.first_panel,
-                        args.panels);
-  }
-
   /// First tile of what `rank` adds to a row block, at the owner.
   uint64_t partials_at(uint32_t rank, uint32_t block, uint32_t panel) const {
     const uint64_t owned = ceil_div(limits_.row_blocks(), shape_.world);
     return (rank * owned + shape_.owned_index(block)) * shape_.hidden_panels() + panel;
   }
 
-  void down_partial(const GemmArgs& args) {
-    read_act(args);
+  void write_partials(const GemmArgs& args) {
     tiles(shape_.owner(args.row_block), Buffer::kPartials, kWrite,
           partials_at(gpu_, args.row_block, args.first_panel), args.panels, 0, args.rows);
   }
 
-  void reduce_residual(const ReduceArgs& args) {
+  void read_partials(const ReduceArgs& args) {
     for (uint32_t rank = 0; rank < shape_.world; ++rank) {
       tiles(gpu_, Buffer::kPartials, kRead, partials_at(rank, args.row_block, args.first_panel),
             args.panels, 0, args.rows);
     }
-    residual_values(Buffer::kX1, args.row_block, args.rows, args.first_panel, args.panels);
-    residual_everywhere(Buffer::kX, Buffer::kSumSqX, args.row_block, args.rows, args.first_panel,
-                        args.panels);
+  }
+
+  /// What adds to some panels of the residual reads and writes of it.
+  template <class Args>
+  void add_residual(const Args& args, Buffer addend, Buffer values, Buffer sums) {
+    tiles(gpu_, addend, kRead, uint64_t{args.row_block} * shape_.hidden_panels() + args.first_panel,
+          args.panels, 0, args.rows);
+    for (uint32_t gpu = 0; gpu < shape_.world; ++gpu) {
+      residual(gpu, values, sums, kWrite, args.row_block, args.rows, args.first_panel, args.panels);
+    }
   }
 
   void gather_norm(const GatherArgs& args) {

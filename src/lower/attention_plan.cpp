@@ -98,15 +98,16 @@ class Planner {
   bool add_split(uint32_t row, uint32_t tokens) {
     const uint32_t pages = ceil_div(tokens, kPageTokens);
     const uint32_t splits = ceil_div(tokens, shape_.split_tokens);
-    const uint32_t owner = shape_.owner(row / kRowBlock);
-    const uint64_t slots = uint64_t{splits} * shape_.num_kv_heads;
+    // With O sharded every GPU merges its own heads, and all use their scratch alike: as GPU 0.
+    const uint32_t owner = shape_.attention_gpu(0, row / kRowBlock);
+    const uint64_t slots = uint64_t{splits} * shape_.attention_kv_heads();
     if (splits < 2 || pages <= share_pages_ || slots_[owner] + slots > limits_.max_partials) {
       return false;
     }
     const auto index = static_cast<uint32_t>(plan_.split_rows.size());
     plan_.split_rows.push_back({row, splits, slots_[owner], merges_[owner]});
     slots_[owner] += static_cast<uint32_t>(slots);
-    merges_[owner] += shape_.num_kv_heads;
+    merges_[owner] += shape_.attention_kv_heads();
     const uint32_t split_pages = shape_.split_tokens / kPageTokens;
     const uint32_t step = std::max(unit_pages_ / split_pages, 1u);
     for (uint32_t begin = 0; begin < splits; begin += step) {
@@ -135,8 +136,8 @@ class Planner {
   uint32_t share_pages_;                     // an SM's even share
   uint32_t unit_pages_;                      // most of a group of rows
   uint32_t pair_pages_;                      // most of two rows
-  std::array<uint32_t, kMaxGpus> slots_{};   // in use, by owner
-  std::array<uint32_t, kMaxGpus> merges_{};  // by owner
+  std::array<uint32_t, kMaxGpus> slots_{};   // in use, by GPU
+  std::array<uint32_t, kMaxGpus> merges_{};  // by GPU
   AttentionPlan plan_;
 };
 

@@ -10,10 +10,12 @@ namespace terrazzo {
 
 enum class CounterFamily : uint32_t {
   kKv,       // [local KV head][row block]  q, k and v of a KV head's group are written
-  kAttn,     // [row block]                 attention of all heads, at the row block's owner
+  kAttn,     // [row block]                 attention of all heads, at the row block's owner; with O
+             //                             sharded of a GPU's own heads, there
+  kPartO,    // [row block]                 partial sums of a sharded O of all ranks, at the owner
   kX1,       // [row block]
   kAct,      // [row block]
-  kPart,     // [row block]                 partial sums of all ranks, at the owner
+  kPart,     // [row block]                 partial sums of down of all ranks, at the owner
   kX,        // [row block]
   kMerge,    // [merge]                     partial attention results of one row and KV head, at the
              // owner
@@ -25,7 +27,7 @@ enum class CounterFamily : uint32_t {
 inline constexpr uint32_t kNumCounterFamilies = static_cast<uint32_t>(CounterFamily::kCount);
 
 inline constexpr const char* kCounterFamilyNames[kNumCounterFamilies] = {
-    "KV", "A", "X1", "ACT", "PART", "X", "M", "XG", "CAND", "SAMPLED"};
+    "KV", "A", "PART_O", "X1", "ACT", "PART", "X", "M", "XG", "CAND", "SAMPLED"};
 
 class CounterMap {
  public:
@@ -33,6 +35,7 @@ class CounterMap {
   CounterMap(uint32_t row_blocks, uint32_t local_kv_heads, uint32_t compact_blocks, uint32_t merges)
       : row_blocks_(row_blocks) {
     const uint32_t sizes[kNumCounterFamilies] = {local_kv_heads * row_blocks,
+                                                 row_blocks,
                                                  row_blocks,
                                                  row_blocks,
                                                  row_blocks,

@@ -64,12 +64,9 @@ class Lowering {
       qkv();
       attention();
       merges();
-      o_proj();
+      o();
       gate_up();
       down();
-      if (shape_.world > 1) {
-        reduce();
-      }
       emitter_.select(gpu_, Segment::kEpilogue);
       gather();
       lm_head();
@@ -89,6 +86,8 @@ class Lowering {
     return std::min(num_compact_rows() - block * kRowBlock, kRowBlock);
   }
   uint32_t at_owner(uint32_t block) const { return 1u << shape_.owner(block); }
+  /// Where attention results of a row block go.
+  uint32_t at_attention(uint32_t block) const { return 1u << shape_.attention_gpu(gpu_, block); }
   uint32_t owned_blocks() const {
     return row_blocks_ > gpu_ ? ceil_div(row_blocks_ - gpu_, shape_.world) : 0;
   }
@@ -183,7 +182,7 @@ class Lowering {
             first.position, first.page_table_offset};
         emitter_.wait(instruction, counters_.kv(kv_head, unit.first_block),
                       block - unit.first_block + 1);
-        emitter_.signal(instruction, counter(kAttn, block), 1, at_owner(block));
+        emitter_.signal(instruction, counter(kAttn, block), 1, at_attention(block));
       }
       return;
     }
@@ -196,22 +195,22 @@ class Lowering {
       int32_t done = counter(kAttn, block);
       if (!whole) {
         const SplitRow& split = attention_.split_rows[unit.split_row];
-        const uint32_t head = gpu_ * shape_.local_kv_heads() + kv_head;
+        const uint32_t head = shape_.first_attention_kv_head(gpu_) + kv_head;
         instruction.args.attend_decode.partial_slot =
             split.first_slot + head * split.num_splits + unit.split_begin;
         done = counter(kMerge, split.first_merge + head);
       }
-      emitter_.signal(instruction, done, 1, at_owner(block));
+      emitter_.signal(instruction, done, 1, at_attention(block));
     }
   }
 
   void merges() {
     for (const SplitRow& split : attention_.split_rows) {
       const uint32_t block = split.row / kRowBlock;
-      if (shape_.owner(block) != gpu_) {
+      if (shape_.attention_gpu(gpu_, block) != gpu_) {
         continue;
       }
-      for (uint32_t head = 0; head < shape_.num_kv_heads; ++head) {
+      for (uint32_t head = 0; head < shape_.attention_kv_heads(); ++head) {
         Instruction& instruction = emitter_.emit(Opcode::kAttendMerge);
         instruction.args.attend_merge = {split.row, head, split.num_splits,
                                          split.first_slot + head * split.num_splits};
@@ -221,18 +220,13 @@ class Lowering {
     }
   }
 
-  void o_proj() {
-    const uint32_t total = shape_.hidden_panels();
-    const uint32_t tile = tile_panels(total, owned_blocks(), 1);
-    for_each_tile(
-        owned_blocks(), total, tile, 0, [&](uint32_t own, uint32_t panel, uint32_t panels) {
-          const uint32_t block = own * shape_.world + gpu_;
-          Instruction& instruction = emit_gemm(Opcode::kOProjResidual, block, rows_of(block), panel,
-                                               panels, shape_.attention_panels());
-          emitter_.wait(instruction, counter(kAttn, block));
-          emitter_.wait(instruction, previous(kX, block));
-          emitter_.signal(instruction, counter(kX1, block), panels, emitter_.all());
-        });
+  void o() {
+    if (shape_.o_sharded) {
+      project_partial(Opcode::kOPartial, kAttn, shape_.attention_panels(), kPartO);
+      reduce(Opcode::kReduceO, kPartO, previous(kX, 0), kX1);
+    } else {
+      project(Opcode::kOProjResidual, kAttn, shape_.attention_panels(), previous(kX, 0), kX1);
+    }
   }
 
   void gate_up() {
@@ -248,32 +242,55 @@ class Lowering {
   }
 
   void down() {
-    const bool alone = shape_.world == 1;
-    const uint32_t total = shape_.hidden_panels();
-    const uint32_t tile = tile_panels(total, row_blocks_, 1);
-    const auto body = [&](uint32_t block, uint32_t panel, uint32_t panels) {
-      Instruction& instruction =
-          emit_gemm(alone ? Opcode::kDownResidual : Opcode::kDownPartial, block, rows_of(block),
-                    panel, panels, shape_.act_panels());
-      emitter_.wait(instruction, counter(kAct, block));
-      if (alone) {
-        emitter_.wait(instruction, counter(kX1, block));
-      }
-      emitter_.signal(instruction, counter(alone ? kX : kPart, block), panels, at_owner(block));
-    };
-    for_each_tile(row_blocks_, total, tile, gpu_, body);
+    if (shape_.world > 1) {
+      project_partial(Opcode::kDownPartial, kAct, shape_.act_panels(), kPart);
+      reduce(Opcode::kReduceResidual, kPart, counter(kX1, 0), kX);
+    } else {
+      project(Opcode::kDownResidual, kAct, shape_.act_panels(), counter(kX1, 0), kX);
+    }
   }
 
-  void reduce() {
+  /// O, or down, of this GPU's own rows. `residual`: counter of the first block of what is added.
+  void project(Opcode opcode, CounterFamily input, uint32_t k_panels, int32_t residual,
+               CounterFamily output) {
+    const uint32_t total = shape_.hidden_panels();
+    const uint32_t tile = tile_panels(total, owned_blocks(), 1);
+    for_each_tile(owned_blocks(), total, tile, 0,
+                  [&](uint32_t own, uint32_t panel, uint32_t panels) {
+                    const uint32_t block = own * shape_.world + gpu_;
+                    Instruction& instruction =
+                        emit_gemm(opcode, block, rows_of(block), panel, panels, k_panels);
+                    emitter_.wait(instruction, counter(input, block));
+                    emitter_.wait(instruction, residual + static_cast<int32_t>(block));
+                    emitter_.signal(instruction, counter(output, block), panels, emitter_.all());
+                  });
+  }
+
+  /// This GPU's share of O, or of down, for all rows.
+  void project_partial(Opcode opcode, CounterFamily input, uint32_t k_panels,
+                       CounterFamily output) {
+    const uint32_t total = shape_.hidden_panels();
+    const uint32_t tile = tile_panels(total, row_blocks_, 1);
+    for_each_tile(row_blocks_, total, tile, gpu_,
+                  [&](uint32_t block, uint32_t panel, uint32_t panels) {
+                    Instruction& instruction =
+                        emit_gemm(opcode, block, rows_of(block), panel, panels, k_panels);
+                    emitter_.wait(instruction, counter(input, block));
+                    emitter_.signal(instruction, counter(output, block), panels, at_owner(block));
+                  });
+  }
+
+  /// The sums of them for this GPU's rows, as `project` gives them.
+  void reduce(Opcode opcode, CounterFamily input, int32_t residual, CounterFamily output) {
     const uint32_t total = shape_.hidden_panels();
     for_each_tile(owned_blocks(), total, kPanelsPerColTile, 0,
                   [&](uint32_t own, uint32_t panel, uint32_t panels) {
                     const uint32_t block = own * shape_.world + gpu_;
-                    Instruction& instruction = emitter_.emit(Opcode::kReduceResidual);
+                    Instruction& instruction = emitter_.emit(opcode);
                     instruction.args.reduce = {block, rows_of(block), panel, panels};
-                    emitter_.wait(instruction, counter(kPart, block));
-                    emitter_.wait(instruction, counter(kX1, block));
-                    emitter_.signal(instruction, counter(kX, block), panels, emitter_.all());
+                    emitter_.wait(instruction, counter(input, block));
+                    emitter_.wait(instruction, residual + static_cast<int32_t>(block));
+                    emitter_.signal(instruction, counter(output, block), panels, emitter_.all());
                   });
   }
 

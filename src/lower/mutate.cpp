@@ -196,6 +196,7 @@ class Mutator {
         target.args.attend_merge.kv_head = donor.args.attend_merge.kv_head;
         break;
       case Opcode::kReduceResidual:
+      case Opcode::kReduceO:
         target.args.reduce.first_panel = donor.args.reduce.first_panel;
         break;
       case Opcode::kGatherNorm:

@@ -94,6 +94,7 @@ class OperandCheck {
         attend_merge(args.attend_merge);
         break;
       case Opcode::kOProjResidual:
+        expect_.equal("O sharded", shape_.o_sharded, false);
         gemm(args.gemm, num_rows(), shape_.hidden_panels(), shape_.attention_panels());
         owned(args.gemm.row_block);
         break;
@@ -110,6 +111,13 @@ class OperandCheck {
         expect_.between("GPUs", shape_.world, 2, kMaxGpus);
         gemm(args.gemm, num_rows(), shape_.hidden_panels(), shape_.act_panels());
         break;
+      case Opcode::kOPartial:
+        expect_.equal("O sharded", shape_.o_sharded, true);
+        gemm(args.gemm, num_rows(), shape_.hidden_panels(), shape_.attention_panels());
+        break;
+      case Opcode::kReduceO:
+        expect_.equal("O sharded", shape_.o_sharded, true);
+        [[fallthrough]];
       case Opcode::kReduceResidual:
         rows_of_block(args.reduce.row_block, args.reduce.rows, num_rows());
         panels_of(args.reduce.first_panel, args.reduce.panels, shape_.hidden_panels());
@@ -144,6 +152,7 @@ class OperandCheck {
       case Opcode::kGateUpSilu:
       case Opcode::kDownResidual:
       case Opcode::kDownPartial:
+      case Opcode::kOPartial:
       case Opcode::kLmHead:
         expect_.equal("flags", flags & ~kSmallTokens, 0);
         if ((instruction.flags & kSmallTokens) != 0) {
@@ -257,11 +266,11 @@ class OperandCheck {
 
   void attend_merge(const AttendMergeArgs& args) {
     expect_.in_range("row", args.row, num_rows());
-    expect_.in_range("kv_head", args.kv_head, shape_.num_kv_heads);
+    expect_.in_range("kv_head", args.kv_head, shape_.attention_kv_heads());
     if (!expect_.ok()) {
       return;
     }
-    owned(args.row / kRowBlock);
+    expect_.equal("GPU", gpu_, shape_.attention_gpu(gpu_, args.row / kRowBlock));
     expect_.equal("decode rows", step_.rows[args.row].flags & kDecodeRow, kDecodeRow);
     expect_.equal("num_splits", args.num_splits, splits_of(args.row));
     slots(args.partial_slot, args.num_splits);

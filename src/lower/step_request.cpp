@@ -151,6 +151,8 @@ void validate(const ModelShape& shape) {
   check(shape.world > 0 && shape.world <= kMaxGpus && shape.num_kv_heads % shape.world == 0, kOp,
         shape.world, " GPUs cannot share ", shape.num_kv_heads,
         " KV heads; degrees that can: ", degrees_of(shape.num_kv_heads));
+  check(!shape.o_sharded || shape.world > 1, kOp,
+        "O is sharded over several GPUs, expected more than 1");
   check(shape.split_tokens > 0 && shape.split_tokens % kPageTokens == 0, kOp,
         "expected split_tokens to be a multiple of ", kPageTokens, ", got ", shape.split_tokens);
   check(shape.hidden_panels() <= kNumSignals * kMaxIncrement, kOp, "expected hidden size at most ",

@@ -37,6 +37,7 @@ uint32_t row_block_of(const Instruction& instruction) {
     case Opcode::kAttendMerge:
       return instruction.args.attend_merge.row / kRowBlock;
     case Opcode::kReduceResidual:
+    case Opcode::kReduceO:
       return instruction.args.reduce.row_block;
     default:
       return instruction.args.gemm.row_block;
@@ -50,6 +51,7 @@ double weight_of(const Instruction& instruction) {
     case Opcode::kAttendDecode:
     case Opcode::kAttendMerge:
     case Opcode::kReduceResidual:
+    case Opcode::kReduceO:
       return 1;
     default:
       return double{1} * instruction.args.gemm.panels * instruction.args.gemm.k_panels;

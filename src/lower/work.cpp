@@ -33,6 +33,11 @@ void WorkTable::store_to_owner(Work& work, uint32_t block, uint32_t gpu, uint64_
   (params_.shape.owner(block) == gpu ? work.local_store_bytes : work.peer_store_bytes) += bytes;
 }
 
+void WorkTable::store_attention(Work& work, uint32_t block, uint32_t gpu, uint64_t bytes) const {
+  const bool local = params_.shape.attention_gpu(gpu, block) == gpu;
+  (local ? work.local_store_bytes : work.peer_store_bytes) += bytes;
+}
+
 void WorkTable::store_everywhere(Work& work, uint64_t bytes) const {
   work.local_store_bytes += bytes;
   work.peer_store_bytes += (params_.shape.world - 1) * bytes;
@@ -69,6 +74,7 @@ void WorkTable::gemm(Work& work, const Instruction& instruction, uint32_t gpu) c
       store_everywhere(work, residual_bytes(args.rows, args.panels));
       break;
     case Opcode::kDownPartial:
+    case Opcode::kOPartial:
       store_to_owner(work, args.row_block, gpu, args.panels * panel_bytes);
       break;
     default:
@@ -116,7 +122,7 @@ void WorkTable::attend_prefill(Work& work, const AttendPrefillArgs& args, uint32
   work.kv_bytes = 2ULL * shape.head_panels() * tokens * kRowBytes;
   const uint64_t zeros = uint64_t{shape.head_panels()} * (pages * kPageTokens - tokens) * kRowBytes;
   work.load_bytes = work.kv_bytes + zeros + shape.head_panels() * panel_bytes;
-  store_to_owner(work, args.row_block, gpu, shape.head_panels() * panel_bytes);
+  store_attention(work, args.row_block, gpu, shape.head_panels() * panel_bytes);
 }
 
 void WorkTable::attend_decode(Work& work, const Instruction& instruction, uint32_t gpu) const {
@@ -146,7 +152,7 @@ void WorkTable::attend_decode(Work& work, const Instruction& instruction, uint32
     } else {
       work.stages += shape.head_panels();
     }
-    store_to_owner(work, args.row / kRowBlock, gpu, out);
+    store_attention(work, args.row / kRowBlock, gpu, out);
   }
   work.load_bytes += work.kv_bytes;
   work.busy_slots =
@@ -191,6 +197,7 @@ Work WorkTable::of(const Instruction& instruction, uint32_t gpu) const {
       work.local_store_bytes = uint64_t{shape.group()} * shape.head_panels() * kRowBytes;
       break;
     case Opcode::kReduceResidual:
+    case Opcode::kReduceO:
       work.load_bytes =
           uint64_t{args.reduce.panels} * (1 + shape.world) * args.reduce.rows * kRowBytes;
       work.stages = args.reduce.panels * consumers_with_rows(instruction, args.reduce.rows);
@@ -209,6 +216,7 @@ Work WorkTable::of(const Instruction& instruction, uint32_t gpu) const {
     case Opcode::kGateUpSilu:
     case Opcode::kDownResidual:
     case Opcode::kDownPartial:
+    case Opcode::kOPartial:
     case Opcode::kLmHead:
       gemm(work, instruction, gpu);
       break;

@@ -37,6 +37,7 @@ class WorkTable {
   void sample(Work& work, const SampleArgs& args) const;
   /// `bytes` to the owner of a row block.
   void store_to_owner(Work& work, uint32_t block, uint32_t gpu, uint64_t bytes) const;
+  void store_attention(Work& work, uint32_t block, uint32_t gpu, uint64_t bytes) const;
   void store_everywhere(Work& work, uint64_t bytes) const;
   /// Panels of residual rows with their sums of squares.
   uint64_t residual_bytes(uint32_t rows, uint32_t panels) const;

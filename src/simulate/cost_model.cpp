@@ -49,6 +49,7 @@ bool is_gemm(uint32_t opcode) {
     case Opcode::kGateUpSilu:
     case Opcode::kDownResidual:
     case Opcode::kDownPartial:
+    case Opcode::kOPartial:
     case Opcode::kLmHead:
       return true;
     default:

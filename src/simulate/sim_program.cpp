@@ -71,6 +71,8 @@ class Compiler {
         return gemm(Matrix::kQkv, Held::kX, Held::kQuery);
       case Opcode::kOProjResidual:
         return gemm(Matrix::kO, Held::kAttention, Held::kX1);
+      case Opcode::kOPartial:
+        return gemm(Matrix::kO, Held::kAttention, Held::kOther);
       case Opcode::kGateUpSilu:
         return gemm(Matrix::kGateUp, Held::kX1, Held::kAct);
       case Opcode::kDownResidual:
@@ -95,6 +97,10 @@ class Compiler {
       case Opcode::kReduceResidual:
         out.operands[0] = {held(Held::kX1, args.reduce.row_block), rest};
         out.output = held(Held::kX, args.reduce.row_block);
+        break;
+      case Opcode::kReduceO:
+        out.operands[0] = {held(Held::kX, args.reduce.row_block), rest};
+        out.output = held(Held::kX1, args.reduce.row_block);
         break;
       case Opcode::kGatherNorm:
         out.output = held(Held::kCompact, args.gather.compact_block);

@@ -3,7 +3,7 @@
 //
 // bench_share STEP...   a step is d<sequences>x<context> (decode) or p<sequences>x<tokens>
 // (prompts);
-//                       gpus=<n> and layers=<n> hold for all
+//                       gpus=<n>, layers=<n> and o=replicated|sharded hold for all
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -30,7 +30,7 @@ struct StepKind {
   uint32_t pages_each() const { return ceil_div(tokens, kPageTokens); }
 };
 
-ModelShape llama_70b(uint32_t layers, uint32_t gpus) {
+ModelShape llama_70b(uint32_t layers, uint32_t gpus, bool o_sharded) {
   return {.num_layers = layers,
           .hidden = 8192,
           .intermediate = 28672,
@@ -40,7 +40,8 @@ ModelShape llama_70b(uint32_t layers, uint32_t gpus) {
           .vocab = 128256,
           .norm_eps = 1e-5F,
           .world = gpus,
-          .split_tokens = 2048};
+          .split_tokens = 2048,
+          .o_sharded = o_sharded};
 }
 
 testing::StepArrays arrays_of(const StepKind& kind) {
@@ -93,22 +94,22 @@ void report(cuda::CudaMachine& machine, const StepKind& kind) {
   const double attention =
       4.0 * kind.rows() * context * shape.num_heads * shape.head_dim * shape.num_layers;
   const double flops = share * (2.0 * (kind.rows() * layer + kind.sequences * head) + attention);
-  // Weights that the GPU reads: O is whole on each, for whoever owns rows.
-  const double weight_bytes =
-      2.0 * (share * (layer - o * shape.num_layers + head) + o * shape.num_layers);
+  // Weights that the GPU reads: a replicated O is whole on each, for whoever owns rows.
+  const double o_bytes = 2.0 * (shape.o_sharded ? share : 1.0) * o * shape.num_layers;
+  const double weight_bytes = 2.0 * share * (layer - o * shape.num_layers + head) + o_bytes;
   const double kv_bytes = kind.prefill ? 0.0
                                        : share * 4.0 * shape.num_layers * shape.num_kv_heads *
                                              shape.head_dim * kind.sequences * kind.tokens;
   std::printf(
-      "gpus %u layers %u %c%ux%u: %.3f ms; %.0f TFLOP/s of model flops; weights %.2f GB + "
+      "gpus %u layers %u O %s %c%ux%u: %.3f ms; %.0f TFLOP/s of model flops; weights %.2f GB + "
       "KV %.2f GB = %.2f TB/s\n",
-      shape.world, shape.num_layers, kind.prefill ? 'p' : 'd', kind.sequences, kind.tokens, ms,
-      flops * 1e-9 / ms, weight_bytes * 1e-9, kv_bytes * 1e-9,
-      (weight_bytes + kv_bytes) * 1e-9 / ms);
+      shape.world, shape.num_layers, shape.o_sharded ? "sharded" : "replicated",
+      kind.prefill ? 'p' : 'd', kind.sequences, kind.tokens, ms, flops * 1e-9 / ms,
+      weight_bytes * 1e-9, kv_bytes * 1e-9, (weight_bytes + kv_bytes) * 1e-9 / ms);
   std::fflush(stdout);
 }
 
-void run(const std::vector<StepKind>& kinds, uint32_t layers, uint32_t gpus) {
+void run(const std::vector<StepKind>& kinds, uint32_t layers, uint32_t gpus, bool o_sharded) {
   StepLimits limits{};
   for (const StepKind& kind : kinds) {
     limits.max_rows = std::max(limits.max_rows, kind.rows());
@@ -117,7 +118,7 @@ void run(const std::vector<StepKind>& kinds, uint32_t layers, uint32_t gpus) {
     limits.num_pages = std::max(limits.num_pages, kind.sequences * kind.pages_each());
   }
   limits.max_partials = 4096;
-  cuda::CudaMachine machine(llama_70b(layers, gpus), limits, {.is_alone = true});
+  cuda::CudaMachine machine(llama_70b(layers, gpus, o_sharded), limits, {.is_alone = true});
   const auto values = cuda::random_block(1.0F, 2);
   machine.weights().fill(cuda::random_block(0.03F, 1), values);
   const uint64_t heap_bytes = machine.layout().at(Buffer::kCounters);
@@ -138,6 +139,7 @@ int main(int argc, char** argv) {
   terrazzo::testing::require_gpu();
   uint32_t layers = 80;
   uint32_t gpus = 8;
+  bool o_sharded = false;
   std::vector<StepKind> kinds;
   for (int i = 1; i < argc; ++i) {
     unsigned a = 0;
@@ -146,14 +148,18 @@ int main(int argc, char** argv) {
       layers = a;
     } else if (std::sscanf(argv[i], "gpus=%u", &a) == 1) {
       gpus = a;
+    } else if (std::strcmp(argv[i], "o=sharded") == 0 ||
+               std::strcmp(argv[i], "o=replicated") == 0) {
+      o_sharded = argv[i][2] == 's';
     } else if (std::sscanf(argv[i] + 1, "%ux%u", &a, &b) == 2) {
       kinds.push_back({argv[i][0] == 'p', a, b});
     } else {
-      std::fprintf(stderr, "bench_share: %s: expected d64x512, p8x1024, gpus=2 or layers=4\n",
+      std::fprintf(stderr,
+                   "bench_share: %s: expected d64x512, p8x1024, gpus=2, layers=4 or o=sharded\n",
                    argv[i]);
       return 2;
     }
   }
-  terrazzo::run(kinds, layers, gpus);
+  terrazzo::run(kinds, layers, gpus, o_sharded);
   return 0;
 }

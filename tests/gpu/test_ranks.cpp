@@ -63,7 +63,8 @@ ModelShape shape_of(uint32_t head_dim, uint32_t world, Random& random) {
           .vocab = 1100,
           .norm_eps = 1e-5F,
           .world = world,
-          .split_tokens = 128};
+          .split_tokens = 128,
+          .o_sharded = random.chance(0.5)};
 }
 
 struct Results {
@@ -349,8 +350,8 @@ int run(int failures, uint64_t seed, int repeats, uint32_t only_world, bool real
     for (const uint32_t head_dim : {64U, 128U}) {
       Random random(seed + world + head_dim);
       const ModelShape shape = shape_of(head_dim, world, random);
-      std::printf("%u ranks, head dimension %u, %u heads, hidden %u\n", world, head_dim,
-                  shape.num_heads, shape.hidden);
+      std::printf("%u ranks, head dimension %u, %u heads, hidden %u, O %s\n", world, head_dim,
+                  shape.num_heads, shape.hidden, shape.o_sharded ? "sharded" : "replicated");
       for (const Load& load : kLoads) {
         failures += test_steps(shape, load, seed, repeats, real);
       }

@@ -16,6 +16,8 @@ ISA_DEF = (ROOT / "include/terrazzo/core/isa.def").read_text()
 ISA = re.findall(r"^TERRAZZO_INSTRUCTION\((\w+), (\w+)\)", ISA_DEF, re.MULTILINE)
 ENUMERATORS = dict((name, enumerator) for enumerator, name in ISA)
 NAMES = list(ENUMERATORS)
+# Between the label of a case and its code.
+MORE_LABELS = r"(?:\s*case Opcode::\w+:)*"
 
 # Instructions that touch no buffer.
 WITHOUT_ACCESSES = {"step_end"}
@@ -39,7 +41,7 @@ def type_for(enumerator: str, function: str) -> str:
     assert start, f"set.hpp: expected a function {function}"
     body = body_after(text, start.end())
     for label in (f"case Opcode::{enumerator}", "default"):
-        match = re.search(rf"{label}:\s*return f\((\w+)\{{\}}\);", body)
+        match = re.search(rf"{label}:{MORE_LABELS}\s*return f\((\w+)\{{\}}\);", body)
         if match:
             return match.group(1)
     raise AssertionError(f"set.hpp: expected a case for {enumerator} in {function}")
@@ -79,7 +81,7 @@ def finisher_of(enumerator: str) -> str:
     """The type whose `finish` the GEMM operation calls for an opcode."""
     body = definition_of("Gemm")
     for label in (f"case Opcode::{enumerator}", "default"):
-        match = re.search(rf"{label}:\s*return (\w+)::finish\(", body)
+        match = re.search(rf"{label}:{MORE_LABELS}\s*return (\w+)::finish\(", body)
         if match:
             return match.group(1)
     raise AssertionError(f"gemm.hpp: expected a case for {enumerator}")
@@ -119,15 +121,14 @@ def reached(path: str, start: str) -> str:
 def declared_buffers(enumerator: str) -> set[str]:
     """Buffers named on the way of an opcode through the declared accesses."""
     path = "src/lower/accesses.cpp"
-    match = re.search(
-        rf"case Opcode::{enumerator}:\s*(?:(\w+)\(|break;)", (ROOT / path).read_text()
-    )
+    text = (ROOT / path).read_text()
+    match = re.search(rf"case Opcode::{enumerator}:(.*?)\bbreak;", text, re.DOTALL)
     assert match, f"{path}: expected a case for {enumerator}"
-    handler = match.group(1)
-    if handler is None:
-        return set()
-    assert handler in functions(path), f"{path}: expected a function {handler}"
-    return set(re.findall(r"Buffer::(k\w+)", reached(path, handler)))
+    handlers = re.findall(r"^ *(\w+)\(", match.group(1), re.MULTILINE)
+    for handler in handlers:
+        assert handler in functions(path), f"{path}: expected a function {handler}"
+    bodies = [match.group(1), *(reached(path, handler) for handler in handlers)]
+    return set(re.findall(r"Buffer::(k\w+)", "\n".join(bodies)))
 
 
 @cache
@@ -248,4 +249,7 @@ def test_the_walk_sees_what_it_should() -> None:
     assert shared_operation_of("kEmbed") == "Embed"
     assert shared_operation_of("kLmHead") == "Gemm"
     assert finisher_of("kLmHead") == operation_of("kLmHead") == "LmHead"
+    for label in ("kReduceO", "kReduceResidual"):  # of the same case
+        assert operation_of(label) == shared_operation_of(label) == "ReducePartials"
+    assert finisher_of("kOPartial") == operation_of("kOPartial") == "ProjectPartial"
     assert struct_of("DownResidual") == struct_of(finisher_of("kDownResidual")) == "ProjectResidual"

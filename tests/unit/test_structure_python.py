@@ -17,6 +17,7 @@ PACKAGE = ROOT / "python" / "terrazzo"
 LEVELS = {
     "_core": 0,
     "env": 0,
+    "progress": 0,
     "costs": 1,
     "sampling": 1,
     "models": 2,

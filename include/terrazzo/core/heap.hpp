@@ -18,9 +18,10 @@ enum class Buffer : uint32_t {
   kQDecode,    // [row][local kv head][head panels][padded group] rows of 64 bf16, swizzled by group
                // index
   kKvPool,     // [layer][page][local kv head][K panels, V panels] of [64, 64] bf16 tiles
-  kAttention,  // of owned row blocks         [owned block][attention panels] tiles
+  kAttention,  // of owned row blocks; with O sharded, of all
+               //                             [attention block][attention panels] tiles
   kAct,        //                             [row block][act panels] tiles
-  kPartials,   // down's partial sums         [rank][owned block][hidden panels] tiles
+  kPartials,   // of down, and of a sharded O [rank][owned block][hidden panels] tiles
   kCompact,    // normed rows for the LM head [compact block][hidden panels] tiles
   kCandidates,  // [compact row][world][vocab tiles] Candidate
   kLogits,      // [logits slot][world][vocab panels * 64] fp32
@@ -88,7 +89,7 @@ constexpr HeapLayout make_heap_layout(const ModelShape& shape, const StepLimits&
       blocks * kRowBlock * shape.local_kv_heads() * shape.head_panels() * shape.padded_group() *
           kRowBytes,
       uint64_t{shape.num_layers} * limits.num_pages * shape.local_kv_heads() * shape.page_bytes(),
-      owned * shape.attention_panels() * kPanelBytes,
+      (shape.o_sharded ? blocks : owned) * shape.attention_panels() * kPanelBytes,
       blocks * shape.act_panels() * kPanelBytes,
       shape.world == 1 ? 0 : shape.world * owned * hidden * kPanelBytes,
       compact * hidden * kPanelBytes,

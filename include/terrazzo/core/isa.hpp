@@ -95,7 +95,7 @@ struct AttendDecodeArgs {
 /// Combines `num_splits` partial results of one row and KV head group.
 struct AttendMergeArgs {
   uint32_t row;
-  uint32_t kv_head;  // global
+  uint32_t kv_head;  // of the attention buffer: global; local where O is sharded
   uint32_t num_splits;
   uint32_t partial_slot;
 };

@@ -18,6 +18,8 @@ struct ModelShape {
   float norm_eps;
   uint32_t world;         // GPUs; divides num_kv_heads
   uint32_t split_tokens;  // attention splits lie at multiples of this; a multiple of kPageTokens
+  // O's weight: whole on every GPU, or (of several GPUs) the input columns of the GPU's own heads.
+  bool o_sharded = false;
 
   constexpr TERRAZZO_FN uint32_t head_panels() const { return head_dim / kPanelCols; }
   constexpr TERRAZZO_FN uint32_t group() const { return num_heads / num_kv_heads; }
@@ -29,7 +31,27 @@ struct ModelShape {
   // One KV head's columns of the fused QKV weight: its query heads, then k, then v.
   constexpr TERRAZZO_FN uint32_t group_panels() const { return (group() + 2) * head_panels(); }
   constexpr TERRAZZO_FN uint32_t qkv_panels() const { return local_kv_heads() * group_panels(); }
-  constexpr TERRAZZO_FN uint32_t attention_panels() const { return num_heads * head_panels(); }
+
+  // Attention results wait for O where its weight is: at the owner of the rows, of all heads; or,
+  // with O sharded, where they were computed.
+  constexpr TERRAZZO_FN uint32_t attention_kv_heads() const {
+    return o_sharded ? local_kv_heads() : num_kv_heads;
+  }
+  constexpr TERRAZZO_FN uint32_t attention_panels() const {
+    return attention_kv_heads() * group() * head_panels();
+  }
+  /// First of a GPU's KV heads among those of the attention buffer that it writes to.
+  constexpr TERRAZZO_FN uint32_t first_attention_kv_head(uint32_t gpu) const {
+    return o_sharded ? 0 : gpu * local_kv_heads();
+  }
+  /// Where `gpu` puts the attention results of a row block.
+  constexpr TERRAZZO_FN uint32_t attention_gpu(uint32_t gpu, uint32_t row_block) const {
+    return o_sharded ? gpu : owner(row_block);
+  }
+  /// The row block's place in that GPU's attention buffer.
+  constexpr TERRAZZO_FN uint32_t attention_block(uint32_t row_block) const {
+    return o_sharded ? row_block : owned_index(row_block);
+  }
 
   /// Panels of silu(gate) * up on one GPU: columns are dealt in whole panels, zeros fill the last.
   constexpr TERRAZZO_FN uint32_t act_panels() const {

@@ -148,7 +148,8 @@ struct AttendDecode {
       if ((storer.instruction().flags & kPartial) != 0) {
         store_partials(storer, args, i);
       } else {
-        store_row(storer, params.gpu * params.shape.local_kv_heads() + args.kv_head, args.row + i);
+        store_row(storer, params.shape.first_attention_kv_head(params.gpu) + args.kv_head,
+                  args.row + i);
       }
     }
   }
@@ -166,7 +167,7 @@ struct AttendDecode {
     }
   }
 
-  /// `kv_head` is global.
+  /// `kv_head` is that of the attention buffer.
   template <class M>
   static TERRAZZO_GROUP_FN void store_row(Storer<M>& storer, uint32_t kv_head, uint32_t row) {
     const ModelShape& shape = storer.params.shape;
@@ -185,7 +186,7 @@ struct AttendDecode {
     return left < kPartialRowsPerStage ? left : kPartialRowsPerStage;
   }
 
-  /// Address of one head's partial result in the scratch of the row's owner.
+  /// Address of one head's partial result in a GPU's scratch.
   static TERRAZZO_GROUP_FN std::byte* partial_address(const StepParams& params, uint32_t gpu,
                                                       uint32_t slot, uint32_t head) {
     const uint64_t index = uint64_t{slot} * params.shape.padded_group() + head;
@@ -368,14 +369,14 @@ struct AttendDecode {
     const ModelShape& shape = params.shape;
     const PageRange pages = pages_of(params, args, args.row + i);
     const uint32_t splits = ceil_div(pages.end - pages.begin, shape.split_tokens / kPageTokens);
-    const uint32_t owner = shape.owner((args.row + i) / kRowBlock);
+    const uint32_t target = shape.attention_gpu(params.gpu, (args.row + i) / kRowBlock);
     for (uint32_t split = 0; split < splits; ++split) {
       const uint32_t slot = args.partial_slot + i * args.num_splits + split;
       for (uint32_t first = 0; first < shape.group(); first += kPartialRowsPerStage) {
         const auto stage = storer.take();
         const auto bytes = static_cast<uint32_t>(partial_rows(shape, first) *
                                                  shape.partial_elems() * sizeof(float));
-        storer.store(partial_address(params, owner, slot, first), stage, 0, bytes);
+        storer.store(partial_address(params, target, slot, first), stage, 0, bytes);
         storer.release(stage);
       }
     }

@@ -83,7 +83,8 @@ struct AttendPrefill {
     const AttendPrefillArgs& args = storer.instruction().args.attend_prefill;
     const StepParams& params = storer.params;
     const RowSpan span = rows_of(args, storer.index());
-    const uint32_t head = params.gpu * params.shape.local_heads() + args.q_head;
+    const uint32_t head =
+        params.shape.first_attention_kv_head(params.gpu) * params.shape.group() + args.q_head;
     for (uint32_t panel = 0; panel < params.shape.head_panels() && span.count != 0; ++panel) {
       const auto stage = storer.take();
       storer.store(

@@ -193,13 +193,13 @@ TERRAZZO_GROUP_FN void attend_pages_ahead(Part& part, const Queries& queries, ui
   give_back(page);
 }
 
-/// Tile of a global head's panel in the attention buffer of a row's owner, and the row's place in
-/// it.
+/// Tile of a head's panel in the attention buffer that this GPU's results of a row go to, and the
+/// row's place in it. `head` counts the heads of that buffer.
 TERRAZZO_GROUP_FN std::byte* attention_row_address(const StepParams& params, uint32_t row,
                                                    uint32_t head, uint32_t panel) {
   const uint32_t block = row / kRowBlock;
-  return tile_address(params, params.shape.owner(block), Buffer::kAttention,
-                      params.shape.owned_index(block), params.shape.attention_panels(),
+  return tile_address(params, params.shape.attention_gpu(params.gpu, block), Buffer::kAttention,
+                      params.shape.attention_block(block), params.shape.attention_panels(),
                       head * params.shape.head_panels() + panel) +
          row % kRowBlock * kRowBytes;
 }

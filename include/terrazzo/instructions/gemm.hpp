@@ -41,7 +41,9 @@ struct Gemm {
       case Opcode::kDownResidual:
         return DownResidual::input(params, args, layer);
       case Opcode::kDownPartial:
-        return DownPartial::input(params, args, layer);
+        return ProjectPartial::input(Matrix::kDown, params, args, layer);
+      case Opcode::kOPartial:
+        return ProjectPartial::input(Matrix::kO, params, args, layer);
       default:
         return LmHead::input(params, args, layer);
     }
@@ -73,7 +75,8 @@ struct Gemm {
             case Opcode::kGateUpSilu:
               return GateUpSilu::finish(consumer, acc, span, factors);
             case Opcode::kDownPartial:
-              return DownPartial::finish(consumer, acc, span);
+            case Opcode::kOPartial:
+              return ProjectPartial::finish(consumer, acc, span);
             case Opcode::kLmHead:
               return LmHead::finish(consumer, acc, span);
             default:

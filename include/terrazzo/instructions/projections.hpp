@@ -1,4 +1,5 @@
-// The projections of a layer after attention: o, gate and up, down, and the sum of down's partials.
+// The projections of a layer after attention: o, gate and up, down, and the sums of partial
+// results.
 #pragma once
 
 #include "terrazzo/instructions/residual_rows.hpp"
@@ -82,13 +83,21 @@ struct GateUpSilu {
   }
 };
 
-/// This GPU's share of down, to the rows' owner.
-struct DownPartial {
-  static TERRAZZO_GROUP_FN GemmInput input(const StepParams& params, const GemmArgs& args,
-                                           uint32_t layer) {
-    return {Matrix::kDown, layer,
-            tile_address(params, params.gpu, Buffer::kAct, args.row_block, args.k_panels, 0),
-            Buffer::kAct};
+/// Block index in kPartials: [rank][owned block]. O and down use the buffer in turn: who writes a
+/// block's sums of one has waited for rows that the owner made of its sums of the other.
+TERRAZZO_GROUP_FN uint32_t partial_block(const StepParams& params, uint32_t rank,
+                                         uint32_t row_block) {
+  const uint32_t owned = ceil_div(params.limits.row_blocks(), params.shape.world);
+  return rank * owned + params.shape.owned_index(row_block);
+}
+
+/// This GPU's share of a W, to the rows' owner: down_partial and, where O is sharded, o_partial.
+struct ProjectPartial {
+  static TERRAZZO_GROUP_FN GemmInput input(Matrix matrix, const StepParams& params,
+                                           const GemmArgs& args, uint32_t layer) {
+    const Buffer buffer = matrix == Matrix::kO ? Buffer::kAttention : Buffer::kAct;
+    return {matrix, layer,
+            tile_address(params, params.gpu, buffer, args.row_block, args.k_panels, 0), buffer};
   }
 
   template <class M, class Accumulator>
@@ -112,17 +121,11 @@ struct DownPartial {
                  partial_block(params, params.gpu, args.row_block), params.shape.hidden_panels(),
                  args.first_panel, args.panels, span);
   }
-
-  /// Block index in kPartials: [rank][owned block].
-  static TERRAZZO_GROUP_FN uint32_t partial_block(const StepParams& params, uint32_t rank,
-                                                  uint32_t row_block) {
-    const uint32_t owned = ceil_div(params.limits.row_blocks(), params.shape.world);
-    return rank * owned + params.shape.owned_index(row_block);
-  }
 };
 
-/// x = x1 + the sum of all ranks' partials, in fp32 and in rank order, to all GPUs.
-struct ReduceResidual {
+/// x_out = x_in + the sum of all ranks' partials, in fp32 and in rank order, to all GPUs:
+/// reduce_residual for down's, reduce_o for O's.
+struct ReducePartials {
   static constexpr bool kHasProducts = false;
 
   static constexpr TERRAZZO_GROUP_FN SlotPlan slots(const Instruction& instruction,
@@ -136,13 +139,14 @@ struct ReduceResidual {
     const StepParams& params = loader.params;
     const uint32_t hidden = params.shape.hidden_panels();
     const uint32_t bytes = args.rows * kRowBytes;
+    const Buffer input = loader.instruction().opcode == Opcode::kReduceO ? Buffer::kX : Buffer::kX1;
     loader.wait_all();
     for (uint32_t p = args.first_panel; p < args.first_panel + args.panels; ++p) {
       const auto residual = loader.fill(bytes);
-      loader.copy(residual, 0,
-                  tile_address(params, params.gpu, Buffer::kX1, args.row_block, hidden, p), bytes);
+      loader.copy(residual, 0, tile_address(params, params.gpu, input, args.row_block, hidden, p),
+                  bytes);
       for (uint32_t rank = 0; rank < params.shape.world; ++rank) {
-        const uint32_t block = DownPartial::partial_block(params, rank, args.row_block);
+        const uint32_t block = partial_block(params, rank, args.row_block);
         const auto partial = loader.fill(bytes);
         loader.copy(partial, 0,
                     tile_address(params, params.gpu, Buffer::kPartials, block, hidden, p), bytes);
@@ -172,8 +176,10 @@ struct ReduceResidual {
   static TERRAZZO_GROUP_FN void store(Storer<M>& storer) {
     const ReduceArgs& args = storer.instruction().args.reduce;
     const RowSpan span = consumer_rows(storer.instruction(), args.rows, storer.index());
-    store_residual_panels(storer, Buffer::kX, Buffer::kSumSqX, args.row_block, args.first_panel,
-                          args.panels, span, 0, storer.params.shape.world);
+    const bool is_o = storer.instruction().opcode == Opcode::kReduceO;
+    store_residual_panels(storer, is_o ? Buffer::kX1 : Buffer::kX,
+                          is_o ? Buffer::kSumSqX1 : Buffer::kSumSqX, args.row_block,
+                          args.first_panel, args.panels, span, 0, storer.params.shape.world);
   }
 };
 

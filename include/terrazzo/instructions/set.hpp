@@ -31,7 +31,8 @@ struct LlamaInstructions {
       case Opcode::kAttendMerge:
         return f(AttendMerge{});
       case Opcode::kReduceResidual:
-        return f(ReduceResidual{});
+      case Opcode::kReduceO:
+        return f(ReducePartials{});
       case Opcode::kGatherNorm:
         return f(GatherNorm{});
       case Opcode::kSample:
@@ -64,9 +65,11 @@ struct LlamaInstructions {
       case Opcode::kDownResidual:
         return f(DownResidual{});
       case Opcode::kDownPartial:
-        return f(DownPartial{});
+      case Opcode::kOPartial:
+        return f(ProjectPartial{});
       case Opcode::kReduceResidual:
-        return f(ReduceResidual{});
+      case Opcode::kReduceO:
+        return f(ReducePartials{});
       case Opcode::kGatherNorm:
         return f(GatherNorm{});
       case Opcode::kLmHead:

@@ -30,6 +30,7 @@ class Target:
     device: str = "auto"
     gpus: int = 1
     ranks_per_gpu: int = 1
+    o_proj: str = "auto"
     num_sms: int | None = None
     num_threads: int | None = None
     max_batch_tokens: int = 2048
@@ -71,6 +72,7 @@ class Target:
             device=device,
             gpus=self.gpus,
             ranks_per_gpu=self.ranks_per_gpu,
+            o_proj=self.o_proj,
             num_sms=self.num_sms,
             num_threads=self.num_threads,
             max_batch_tokens=self.max_batch_tokens,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import Subparsers, add_ranks_option
+from .options import Subparsers, add_parallel_options
 
 if TYPE_CHECKING:
     from ..bench.target import Target
@@ -81,7 +81,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--load-format", choices=("auto", "dummy"), default="auto")
     group.add_argument("--device", choices=("auto", "host", "cuda"), default="auto")
     group.add_argument("--gpus", type=int, default=1, metavar="N", help="[1]")
-    add_ranks_option(group)
+    add_parallel_options(group)
     group.add_argument("--sms", type=int, metavar="N", help="SMs of each GPU")
     group.add_argument("--threads", type=int, metavar="N", help="threads of the host machine")
     group.add_argument("--max-batch-tokens", type=int, default=2048, metavar="N", help="[2048]")
@@ -112,6 +112,7 @@ def _target(options: argparse.Namespace) -> Target:
         device=options.device,
         gpus=options.gpus,
         ranks_per_gpu=options.ranks_per_gpu,
+        o_proj=options.o_proj,
         num_sms=options.sms,
         num_threads=options.threads,
         max_batch_tokens=options.max_batch_tokens,

@@ -25,7 +25,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="host: the CPU; auto: the GPU where there is one that can do it [auto]",
     )
     group.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs, on the host virtual")
-    add_ranks_option(group)
+    add_parallel_options(group)
     group.add_argument("--sms", type=int, metavar="N", help="SMs of each GPU, on the host virtual")
     group.add_argument("--threads", type=int, metavar="N", help="threads that run virtual SMs")
     group.add_argument("--max-model-len", type=int, metavar="N", help="longest context in tokens")
@@ -45,8 +45,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_ranks_option(group: argparse._ArgumentGroup) -> None:
-    """Virtual GPUs on cuda."""
+def add_parallel_options(group: argparse._ArgumentGroup) -> None:
+    """How a model lies on several GPUs, besides their number."""
+    group.add_argument(
+        "--o-proj",
+        choices=("auto", "replicated", "sharded"),
+        default="auto",
+        help="O's weight on several GPUs: whole on each, or a part; auto: whole unless memory is "
+        "short [auto]",
+    )
     group.add_argument(
         "--ranks-per-gpu",
         type=int,
@@ -86,6 +93,7 @@ def open_llm(options: argparse.Namespace, **more: Any) -> LLM:
         load_format=options.load_format,
         gpus=options.gpus,
         ranks_per_gpu=options.ranks_per_gpu,
+        o_proj=options.o_proj,
         num_sms=options.sms,
         num_threads=options.threads,
         max_model_len=options.max_model_len,

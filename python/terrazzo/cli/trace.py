@@ -103,14 +103,17 @@ def _simulated(options: argparse.Namespace) -> StepTrace:
 
     costs = load_costs(options.simulate)
     batch = step_of(parse_step(options.step))
-    shape = shape_of(options.shape, options.gpus, options.num_layers)
+    o_sharded = options.o_proj == "sharded"
+    shape = shape_of(options.shape, options.gpus, options.num_layers, o_sharded=o_sharded)
     num_sms = int(costs.values["num_sms"])
     woven_for = costs.model() if options.order == "woven" else None
     programs = programs_of(shape, limits_of(batch), batch, num_sms, woven_for=woven_for)
     trace = simulated_trace(programs, costs, _title(options.shape, options))
     if woven_for is not None:
         return trace
-    shape_values = shape_arguments(options.shape, options.gpus, options.num_layers)
+    shape_values = shape_arguments(
+        options.shape, options.gpus, options.num_layers, o_sharded=o_sharded
+    )
     return replace(trace, recipe=Recipe(shape_values, options.step, num_sms))
 
 
@@ -148,11 +151,12 @@ def _from_machine(options: argparse.Namespace) -> StepTrace:
         trace = cuda_trace(runner.core, batch, costs, title)
     else:
         trace = host_trace(runner.core, batch, costs, num_sms=options.sms, title=title)
-    shape = config_arguments(runner.config, runner.gpus)
+    shape = config_arguments(runner.config, runner.gpus, o_sharded=runner.o_proj == "sharded")
     return replace(trace, recipe=Recipe(shape, options.step, trace.num_sms))
 
 
 def _title(model: str, options: argparse.Namespace) -> str:
     gpus = f" on {options.gpus} GPUs" if options.gpus > 1 else ""
+    o_proj = ", O sharded" if options.o_proj == "sharded" else ""
     order = ", woven" if options.order == "woven" else ""
-    return f"{model}{gpus}, {options.step}{order}"
+    return f"{model}{gpus}{o_proj}, {options.step}{order}"

@@ -35,7 +35,12 @@ HALF_WEIGHT_NS = 3e5  # a run of so long has half of the weight of a long one
 LEAST_SHARED_NS = 5e5  # a kind alone that takes less tells little of what all share
 SMALL = ".small"
 # What only several GPUs run is taken to be as what one of them runs.
-ALIKE = {"down_partial": "down_residual", "down_partial.small": "down_residual.small"}
+ALIKE = {
+    "down_partial": "down_residual",
+    "down_partial.small": "down_residual.small",
+    "o_partial": "down_residual",
+    "o_partial.small": "down_residual.small",
+}
 STIFFNESS = 1e-3  # of values near where they began: what the runs do not tell stays
 
 

@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 COLOURS = {
     "qkv_rope_append": "#f2b134",
     "o_proj_residual": "#e2711d",
+    "o_partial": "#e2711d",
     "gate_up_silu": "#c8402f",
     "down_residual": "#8f2d56",
     "down_partial": "#8f2d56",
@@ -25,6 +26,7 @@ COLOURS = {
     "attend_decode": "#1b9aaa",
     "attend_prefill": "#1f5f8b",
     "attend_merge": "#7fd1c7",
+    "reduce_o": "#a3b86c",
     "reduce_residual": "#6a9c4f",
     "embed": "#9a8c98",
     "gather_norm": "#7d8597",

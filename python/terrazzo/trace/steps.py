@@ -66,7 +66,9 @@ def step_of(sequences: Sequence[tuple[int, int]]) -> StepInput:
     )
 
 
-def shape_arguments(name: str, gpus: int, layers: int | None = None) -> dict[str, float]:
+def shape_arguments(
+    name: str, gpus: int, layers: int | None = None, *, o_sharded: bool = False
+) -> dict[str, float]:
     """The arguments of the core's ModelShape for a known model on so many GPUs, with all of its
     layers or the first few."""
     if name not in SHAPES:
@@ -85,18 +87,23 @@ def shape_arguments(name: str, gpus: int, layers: int | None = None) -> dict[str
         "norm_eps": 1e-5,
         "world": gpus,
         "split_tokens": SPLIT_TOKENS,
+        "o_sharded": o_sharded,
     }
 
 
-def shape_of(name: str, gpus: int, layers: int | None = None) -> ModelShape:
+def shape_of(
+    name: str, gpus: int, layers: int | None = None, *, o_sharded: bool = False
+) -> ModelShape:
     """The sizes of a known model on so many GPUs."""
     from .._core import ModelShape
 
-    arguments: Any = shape_arguments(name, gpus, layers)
+    arguments: Any = shape_arguments(name, gpus, layers, o_sharded=o_sharded)
     return ModelShape(**arguments)
 
 
-def config_arguments(config: ModelConfig, gpus: int) -> dict[str, float]:
+def config_arguments(
+    config: ModelConfig, gpus: int, *, o_sharded: bool = False
+) -> dict[str, float]:
     """The arguments of the core's ModelShape for an opened model."""
     return {
         "num_layers": config.num_layers,
@@ -109,6 +116,7 @@ def config_arguments(config: ModelConfig, gpus: int) -> dict[str, float]:
         "norm_eps": config.rms_norm_eps,
         "world": gpus,
         "split_tokens": SPLIT_TOKENS,
+        "o_sharded": o_sharded,
     }
 
 

@@ -24,13 +24,16 @@ class Row(NamedTuple):
     mean_run_bytes: float  # of bytes that lie one after the other
 
 
-def layer_rows(shape: str, gpus: int, step: str, num_sms: int = 132) -> list[Row]:
+def layer_rows(
+    shape: str, gpus: int, step: str, num_sms: int = 132, *, o_sharded: bool = False
+) -> list[Row]:
     """A row for each flow of a layer, signals (of 4 bytes) last."""
     from .._core import layer_traffic
     from ..runner import arrays_of
 
     batch = step_of(parse_step(step))
-    flows = layer_traffic(shape_of(shape, gpus), limits_of(batch), arrays_of(batch), num_sms)
+    sizes = shape_of(shape, gpus, o_sharded=o_sharded)
+    flows = layer_traffic(sizes, limits_of(batch), arrays_of(batch), num_sms)
     rows = []
     for instruction, buffer in sorted({flow[:2] for flow in flows}, key=lambda kind: kind[::-1]):
         sent, received, writes = [0] * gpus, [0] * gpus, 0
@@ -68,8 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", choices=sorted(SHAPES), default="llama-3.1-70b")
     parser.add_argument("--gpus", type=int, default=2, metavar="N", help="[2]")
     parser.add_argument("--step", default="1024@384", help="as for `terrazzo trace` [1024@384]")
+    parser.add_argument(
+        "--o-proj",
+        choices=("replicated", "sharded"),
+        default="replicated",
+        help="O's weight: whole on every GPU, or its own heads' input columns [replicated]",
+    )
     options = parser.parse_args(arguments)
-    sys.stdout.write(table(layer_rows(options.shape, options.gpus, options.step)) + "\n")
+    sharded = options.o_proj == "sharded"
+    rows = layer_rows(options.shape, options.gpus, options.step, o_sharded=sharded)
+    sys.stdout.write(table(rows) + "\n")
     return 0
 
 

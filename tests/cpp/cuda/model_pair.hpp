@@ -51,7 +51,7 @@ inline void load(host::HostModel& host, cuda::CudaModel& gpu, uint64_t seed) {
       std::vector<bf16> values;
       for (uint32_t rank = 0; rank < shape.world; ++rank) {
         const uint32_t rows = rows_of(which, rank);
-        if (rank == 0 || which != Matrix::kO) {  // the same on all GPUs
+        if (rank == 0 || which != Matrix::kO || shape.o_sharded) {  // else the same on all GPUs
           values = matrix(rows, cols[i]);
         }
         std::vector<int32_t> order(rows);

@@ -28,6 +28,8 @@ class TestModel {
   const ModelShape& shape() const { return shape_; }
   const PackedModel& packed(uint32_t gpu) const { return packed_[gpu]; }
   const SharedTables& tables() const { return tables_; }
+  /// O's whole weight: [hidden, heads * head dimension] row-major.
+  const std::vector<bf16>& o(uint32_t layer) const { return o_[layer]; }
 
   void attach(host::HostMachine& machine) const {
     for (uint32_t gpu = 0; gpu < shape_.world; ++gpu) {
@@ -69,13 +71,11 @@ class TestModel {
   }
 
   void pack_layer(uint32_t layer) {
-    const std::vector<bf16> o =
-        random_matrix(shape_.hidden, shape_.attention_panels() * kPanelCols);
+    const uint32_t o_cols = shape_.num_heads * shape_.head_dim;
+    o_.push_back(random_matrix(shape_.hidden, o_cols));
     for (uint32_t gpu = 0; gpu < shape_.world; ++gpu) {
       pack(gpu, Matrix::kQkv, layer, first_rows(shape_.qkv_panels() * kPanelCols), shape_.hidden);
-      packed_[gpu].pack_rows(Matrix::kO, layer, first_rows(shape_.hidden),
-                             {o.data(), shape_.hidden, shape_.attention_panels() * kPanelCols},
-                             first_rows(shape_.hidden), {});
+      pack_o(gpu, layer, o_cols);
       const uint32_t columns = share(gpu, shape_.act_panels(), shape_.intermediate);
       if (columns > 0) {
         Rows gate_up;
@@ -89,6 +89,19 @@ class TestModel {
         pack(gpu, Matrix::kDown, layer, first_rows(shape_.hidden), columns);
       }
     }
+  }
+
+  /// The whole matrix, or the input columns of the GPU's heads.
+  void pack_o(uint32_t gpu, uint32_t layer, uint32_t cols) {
+    const uint32_t own = shape_.o_sharded ? cols / shape_.world : cols;
+    const uint32_t first = shape_.o_sharded ? gpu * own : 0;
+    std::vector<bf16> values;
+    for (uint64_t row = 0; row < shape_.hidden; ++row) {
+      const auto begin = o_[layer].begin() + static_cast<int64_t>(row * cols + first);
+      values.insert(values.end(), begin, begin + own);
+    }
+    packed_[gpu].pack_rows(Matrix::kO, layer, first_rows(shape_.hidden),
+                           {values.data(), shape_.hidden, own}, first_rows(shape_.hidden), {});
   }
 
   void pack_tables(uint32_t max_position) {
@@ -122,6 +135,7 @@ class TestModel {
   ModelShape shape_;
   std::mt19937_64 random_;
   std::vector<PackedModel> packed_;
+  std::vector<std::vector<bf16>> o_;  // [layer]
   SharedTables tables_;
 };
 
@@ -138,7 +152,8 @@ inline ModelShape tiny_shape(Random& random, uint32_t world) {
           .vocab = random.pick({77U, 300U, 1100U}),
           .norm_eps = 1e-5F,
           .world = world,
-          .split_tokens = random.pick({64U, 128U})};
+          .split_tokens = random.pick({64U, 128U}),
+          .o_sharded = world > 1 && random.chance(0.5)};
 }
 
 }  // namespace terrazzo::testing

@@ -98,7 +98,8 @@ inline ModelShape random_shape(Random& random, uint32_t world) {
           .vocab = static_cast<uint32_t>(random.range(5, 3000)),
           .norm_eps = 1e-5F,
           .world = world,
-          .split_tokens = random.pick({64U, 128U, 256U})};
+          .split_tokens = random.pick({64U, 128U, 256U}),
+          .o_sharded = world > 1 && random.chance(0.5)};
 }
 
 inline TestCase random_case(uint64_t seed, uint32_t world) {

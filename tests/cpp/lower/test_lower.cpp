@@ -103,6 +103,10 @@ TERRAZZO_TEST(bad_shapes_are_refused_by_name) {
   CHECK_THROWS(lower_with(&ModelShape::split_tokens, 100), "multiple of 64, got 100");
   CHECK_THROWS(lower_with(&ModelShape::hidden, 40000), "at most 32640, got 40000");
   CHECK_THROWS(lower_with(&ModelShape::num_layers, 0), "above 0");
+  ModelShape alone = kShape;
+  alone.world = 1;
+  alone.o_sharded = true;
+  CHECK_THROWS(lower(arrays.request(), alone, kLimits), "expected more than 1");
 }
 
 TERRAZZO_TEST(tables_follow_the_request) {
@@ -139,6 +143,29 @@ TERRAZZO_TEST(programs_have_the_expected_parts) {
   CHECK_EQ(epilogue[Opcode::kSample], 1U);
   CHECK_EQ(epilogue[Opcode::kStepEnd], 1U);
   CHECK_EQ(count_opcodes(step.gpus[1].segment(Segment::kEpilogue))[Opcode::kSample], 0U);
+}
+
+TERRAZZO_TEST(a_sharded_o_is_as_down) {
+  ModelShape shape = kShape;
+  shape.o_sharded = true;
+  const LoweredStep step = lower(two_sequences().request(), shape, kLimits, {.num_sms = 132});
+  for (const GpuProgram& program : step.gpus) {
+    auto body = count_opcodes(program.segment(Segment::kBody));
+    CHECK_EQ(body[Opcode::kOProjResidual], 0U);
+    CHECK_EQ(body[Opcode::kOPartial], body[Opcode::kDownPartial]);
+    CHECK_EQ(body[Opcode::kReduceO], 1U);
+    // The row that is split is merged where its heads are: not only at its owner.
+    CHECK_EQ(body[Opcode::kAttendMerge], shape.local_kv_heads());
+    for (const Instruction& instruction : program.segment(Segment::kBody)) {
+      if (instruction.opcode == Opcode::kOPartial) {
+        CHECK_EQ(instruction.args.gemm.k_panels, shape.local_heads());  // of 64 columns
+      }
+    }
+  }
+  const HeapLayout sharded = heap_layout(shape, kLimits);
+  const HeapLayout replicated = heap_layout(kShape, kLimits);
+  CHECK_EQ(sharded.size(Buffer::kAttention), replicated.size(Buffer::kAttention));
+  CHECK_EQ(sharded.size(Buffer::kPartials), replicated.size(Buffer::kPartials));
 }
 
 TERRAZZO_TEST(long_rows_are_split_only_where_sms_would_idle) {

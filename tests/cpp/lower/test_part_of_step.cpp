@@ -145,7 +145,7 @@ TERRAZZO_TEST(names_are_those_of_the_table) {
     CHECK_EQ(static_cast<uint32_t>(opcode_named(kOpcodeNames[i])), i);
   }
   CHECK_THROWS(opcode_named("nonsense"), "expected one of step_end, embed, ");
-  CHECK_THROWS(opcode_named("nonsense"), "sample, got nonsense");
+  CHECK_THROWS(opcode_named("nonsense"), "reduce_o, got nonsense");
 }
 
 }  // namespace

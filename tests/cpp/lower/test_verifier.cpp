@@ -100,8 +100,13 @@ TestCase decode_batch() {
 using Spoil = std::function<void(LoweredStep&)>;
 
 /// Spoils the step and expects exactly this kind of problem among those found.
-void check_rejected(const Spoil& spoil, ProblemKind kind, const char* part) {
-  const TestCase test = decode_batch();
+void check_rejected(const Spoil& spoil, ProblemKind kind, const char* part,
+                    bool o_sharded = false) {
+  TestCase test = decode_batch();
+  if (o_sharded) {
+    test.shape.o_sharded = true;
+    test.shape.hidden = 512;  // several tiles wait for a counter: one may forget to
+  }
   LoweredStep step = testing::lower(test);
   check_accepted(verify(step, test.shape, test.limits), 0);
   spoil(step);
@@ -179,6 +184,40 @@ TERRAZZO_TEST(each_kind_of_problem_is_found) {
         std::rotate(body.begin(), body.end() - 1, body.end());
       },
       ProblemKind::kDeadlock, "gpu 1, queue 3 (layer 0, reduce_residual) waits for PART[");
+}
+
+/// O's and down's partial sums share a buffer.
+TERRAZZO_TEST(problems_of_a_sharded_o_are_found) {
+  constexpr bool kSharded = true;
+  check_rejected([](LoweredStep& s) { first_of(s, 1, Opcode::kOPartial).waits[0].target--; },
+                 ProblemKind::kTarget, "waits for A[1]", kSharded);
+  check_rejected([](LoweredStep& s) { first_of(s, 0, Opcode::kOPartial).waits[0] = {}; },
+                 ProblemKind::kRace, "o_partial", kSharded);
+  check_rejected([](LoweredStep& s) { first_of(s, 0, Opcode::kReduceO).waits[0] = {}; },
+                 ProblemKind::kRace, "reduce_o", kSharded);
+  check_rejected([](LoweredStep& s) { first_of(s, 1, Opcode::kReduceO).waits[0].target -= 2; },
+                 ProblemKind::kTarget, "waits for PART_O[", kSharded);
+  // Sums of down that come before the owner has read those of O.
+  check_rejected([](LoweredStep& s) { first_of(s, 1, Opcode::kDownPartial).waits[0] = {}; },
+                 ProblemKind::kRace, "reduce_o): partials of gpu 1", kSharded);
+  check_rejected(
+      [](LoweredStep& s) { first_of(s, 0, Opcode::kReduceO).opcode = Opcode::kReduceResidual; },
+      ProblemKind::kUnwritten, "reads bytes that nothing wrote in x1", kSharded);
+  check_rejected(
+      [](LoweredStep& s) {
+        for_each_of(s, Opcode::kReduceO,
+                    [](Instruction& instruction) { instruction.signals[0].gpus = 1; });
+      },
+      ProblemKind::kTarget, "waits for X1[", kSharded);
+  check_rejected(
+      [](LoweredStep& s) { first_of(s, 0, Opcode::kOPartial).opcode = Opcode::kOProjResidual; },
+      ProblemKind::kOperands, "O sharded: expected 0, got 1", kSharded);
+  check_rejected(
+      [](LoweredStep& s) { first_of(s, 0, Opcode::kAttendMerge).args.attend_merge.kv_head = 1; },
+      ProblemKind::kOperands, "kv_head: expected below 1, got 1", kSharded);
+  check_rejected(
+      [](LoweredStep& s) { first_of(s, 0, Opcode::kDownPartial).opcode = Opcode::kOPartial; },
+      ProblemKind::kOperands, "O sharded: expected 1, got 0");
 }
 
 TERRAZZO_TEST(sampling_waits_for_readers_of_the_last_step) {

@@ -30,11 +30,13 @@ inline std::string to_json(const RunRecord& run) {
   std::snprintf(text, sizeof text,
                 "{\"shape\": {\"num_layers\": %u, \"hidden\": %u, \"intermediate\": %u, "
                 "\"num_heads\": %u, \"num_kv_heads\": %u, \"head_dim\": %u, \"vocab\": %u, "
-                "\"norm_eps\": %g, \"world\": %u, \"split_tokens\": %u}, \"step\": \"%s\", "
+                "\"norm_eps\": %g, \"world\": %u, \"split_tokens\": %u, \"o_sharded\": %s}, "
+                "\"step\": \"%s\", "
                 "\"num_sms\": %u, \"order\": \"%s\", \"kind\": \"%s\", \"ms\": %.5f}",
                 s.num_layers, s.hidden, s.intermediate, s.num_heads, s.num_kv_heads, s.head_dim,
-                s.vocab, double{s.norm_eps}, s.world, s.split_tokens, run.step.c_str(), run.num_sms,
-                run.order.c_str(), run.kind.c_str(), run.ms);
+                s.vocab, double{s.norm_eps}, s.world, s.split_tokens,
+                s.o_sharded ? "true" : "false", run.step.c_str(), run.num_sms, run.order.c_str(),
+                run.kind.c_str(), run.ms);
   return text;
 }
 

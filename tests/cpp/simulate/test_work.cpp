@@ -70,6 +70,29 @@ TERRAZZO_TEST(work_of_peers) {
   CHECK_EQ(other.peer_store_bytes, 4U * 128 * 128);
 }
 
+TERRAZZO_TEST(work_of_a_sharded_o) {
+  ModelShape shape = shape_8b(2);
+  shape.o_sharded = true;
+  const WorkTable table(shape, {});
+  const Work own = table.of(gemm(Opcode::kOPartial, 128, 4, 32, false), 0);
+  const Work other = table.of(gemm(Opcode::kOPartial, 128, 4, 32, false), 1);
+  CHECK_EQ(own.weight_bytes, 256U * 2048 * 2);
+  CHECK_EQ(own.local_store_bytes, 4U * 128 * 128);
+  CHECK_EQ(other.peer_store_bytes, 4U * 128 * 128);
+  Instruction reduce{};
+  reduce.opcode = Opcode::kReduceO;
+  reduce.args.reduce = {0, 128, 0, 4};
+  const Work sum = table.of(reduce, 0);
+  CHECK_EQ(sum.load_bytes, 3U * 4 * 128 * 128);
+  CHECK_EQ(sum.peer_store_bytes, 4U * (128 * 128 + 128 * 4));
+  Instruction attend{};
+  attend.opcode = Opcode::kAttendPrefill;
+  attend.args.attend_prefill.rows = 128;
+  CHECK_EQ(table.of(attend, 1).peer_store_bytes, 0U);  // its row block is GPU 0's
+  shape.o_sharded = false;
+  CHECK_EQ(WorkTable(shape, {}).of(attend, 1).peer_store_bytes, 2U * 128 * 128);
+}
+
 TERRAZZO_TEST(work_of_attention) {
   std::vector<RowInfo> rows(2);
   rows[0].position = 99;

@@ -30,6 +30,21 @@ def test_a_simulated_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert recipe.programs().num_gpus == 2
 
 
+def test_a_simulated_step_with_o_sharded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--step", "9@64", "--gpus", "2", "--o-proj", "sharded", "--out", str(tmp_path)]
+    assert main([*SIMULATE, *options]) == 0
+    text = capsys.readouterr().out
+    assert "llama-3.2-1b on 2 GPUs, O sharded, 9@64" in text
+    assert "o_partial.small" in text
+    assert "reduce_o" in text
+    recipe = load_trace(tmp_path / "trace.npz").recipe
+    assert recipe is not None
+    assert recipe.shape["o_sharded"] is True  # as the core's ModelShape takes it
+    assert recipe.programs().num_gpus == 2
+
+
 def test_the_woven_order(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SIMULATE, "--step", "512@600", "--order", "woven"]) == 0
     assert "llama-3.2-1b, 512@600, woven" in capsys.readouterr().out

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from unit.engine.random_checkpoint import small_config
 
 pytest.importorskip("terrazzo._core", reason="needs the compiled extension")
 
-from terrazzo.capacity import GIB, Capacity, kv_page_bytes, memory_budget, model_shape
+from terrazzo.capacity import (
+    GIB,
+    LEAST_PAGES_KEPT,
+    Capacity,
+    kv_page_bytes,
+    memory_budget,
+    model_shape,
+)
 
 CONFIG = small_config()
 CAPACITY = Capacity(
@@ -44,7 +53,8 @@ def test_what_would_fit_instead() -> None:
     """More GPUs, where the model's KV heads allow it, or fewer pages."""
     heads = CONFIG.num_kv_heads
     assert heads % 2 == 0
-    half = CAPACITY.device_bytes(model_shape(CONFIG, 2, CAPACITY.split_tokens), 1)
+    two = model_shape(CONFIG, 2, CAPACITY.split_tokens)
+    half = CAPACITY.device_bytes(two, 1)
     with pytest.raises(ValueError, match=r"on gpus=2 with as much memory each it would fit$"):
         CAPACITY.pages_that_fit(SHAPE, half)
     with pytest.raises(ValueError, match=r"lower max_batch_tokens and max_sequences$"):
@@ -53,6 +63,47 @@ def test_what_would_fit_instead() -> None:
     CAPACITY.check_pages(SHAPE, 7, room)
     with pytest.raises(ValueError, match=r"the model and 8 KV pages take .* at most 7 pages fit"):
         CAPACITY.check_pages(SHAPE, 8, room)
+
+
+WHOLE = model_shape(CONFIG, 2, CAPACITY.split_tokens)
+SHARDED = model_shape(CONFIG, 2, CAPACITY.split_tokens, o_sharded=True)
+
+
+def test_a_sharded_o_takes_less() -> None:
+    o_bytes = 2 * CONFIG.num_layers * CONFIG.num_heads * CONFIG.head_dim * 192  # padded hidden
+    saved = CAPACITY.device_bytes(WHOLE, 9) - CAPACITY.device_bytes(SHARDED, 9)
+    assert saved == o_bytes // 2
+
+
+def test_auto_shards_o_where_memory_is_short() -> None:
+    # Given pages: only if they do not fit.
+    needed = CAPACITY.device_bytes(WHOLE, 70)
+    assert not CAPACITY.shards_o(2, needed, 70)
+    assert CAPACITY.shards_o(2, needed - 1, 70)
+    assert CAPACITY.shards_o(2, 0, None)
+    # The longest sequence is 64 pages.
+    page = kv_page_bytes(CONFIG, 2)
+    saved = CAPACITY.device_bytes(WHOLE, 1) - CAPACITY.device_bytes(SHARDED, 1)
+    assert saved // page < 64 // 4, "a quarter of so many pages is more than O takes"
+    assert CAPACITY.shards_o(2, CAPACITY.device_bytes(WHOLE, 63), None)
+    assert not CAPACITY.shards_o(2, CAPACITY.device_bytes(WHOLE, 64), None)
+
+
+def test_auto_shards_o_where_it_takes_many_pages() -> None:
+    short = replace(CAPACITY, max_model_len=64)
+    for num_pages in (1, 2, 3, 5, 8, 13, 40):
+        budget = short.device_bytes(WHOLE, num_pages)
+        most = short.pages_that_fit(SHARDED, budget)
+        assert most >= num_pages
+        assert short.shards_o(2, budget, None) == (num_pages < LEAST_PAGES_KEPT * most)
+    assert short.shards_o(2, short.device_bytes(WHOLE, 1), None)
+    assert not short.shards_o(2, short.device_bytes(WHOLE, 40), None)
+
+
+def test_what_a_sharded_o_would_fit() -> None:
+    room = CAPACITY.device_bytes(WHOLE, 1) - 1
+    with pytest.raises(ValueError, match=r"; with o_proj='sharded' it would fit$"):
+        CAPACITY.pages_that_fit(WHOLE, room)
 
 
 @pytest.mark.parametrize("gpus", [1, 2])

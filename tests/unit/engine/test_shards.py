@@ -35,9 +35,9 @@ class CountingCheckpoint(RandomCheckpoint):
 class RecordingMachine:
     """Keeps the rows that each GPU got, by matrix, layer and target row."""
 
-    def __init__(self, gpus: int) -> None:
+    def __init__(self, gpus: int, o_sharded: bool = False) -> None:
         capacity = Capacity(CONFIG, 64, 4, 128, 4, 128)
-        self.shape = model_shape(CONFIG, gpus, 128)
+        self.shape = model_shape(CONFIG, gpus, 128, o_sharded=o_sharded)
         self.limits = capacity.limits(4)
         self.rows: dict[tuple[int, str, int, int], NDArray[np.uint16]] = {}
         self.tables: tuple[int, ...] = ()
@@ -73,11 +73,11 @@ def rows_of(machine: RecordingMachine, gpu: int, which: Matrix) -> Sequence[NDAr
     return [machine.rows[key] for key in keys]
 
 
-@pytest.mark.parametrize("gpus", [1, 2])
-def test_each_tensor_is_read_once(gpus: int) -> None:
+@pytest.mark.parametrize(("gpus", "o_sharded"), [(1, False), (2, False), (2, True)])
+def test_each_tensor_is_read_once(gpus: int, o_sharded: bool) -> None:
     checkpoint = CountingCheckpoint()
     seen: list[tuple[int, int]] = []
-    machine = RecordingMachine(gpus)
+    machine = RecordingMachine(gpus, o_sharded)
     load_weights(
         machine, checkpoint, gpus=gpus, progress=lambda done, total: seen.append((done, total))
     )
@@ -101,6 +101,34 @@ def test_gpus_together_have_the_whole_model() -> None:
     halves = zip(rows_of(two, 0, Matrix.DOWN), rows_of(two, 1, Matrix.DOWN), strict=True)
     joined = [np.concatenate(pair).tobytes() for pair in halves]  # dealt by columns
     assert joined == [row.tobytes() for row in rows_of(one, 0, Matrix.DOWN)]
+
+
+def test_a_sharded_o_is_dealt_by_heads() -> None:
+    """Each GPU has the columns of its own query heads, and all its rows."""
+    one, two = RecordingMachine(1), RecordingMachine(2, o_sharded=True)
+    load_weights(one, CountingCheckpoint(), gpus=1)
+    load_weights(two, CountingCheckpoint(), gpus=2)
+    width = CONFIG.num_heads // 2 * CONFIG.head_dim
+    halves = list(zip(rows_of(two, 0, Matrix.O), rows_of(two, 1, Matrix.O), strict=True))
+    assert len(halves) == CONFIG.num_layers * CONFIG.hidden_size
+    assert {len(half) for pair in halves for half in pair} == {width}
+    joined = [np.concatenate(pair).tobytes() for pair in halves]
+    assert joined == [row.tobytes() for row in rows_of(one, 0, Matrix.O)]
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_how_o_is_kept(gpus: int) -> None:
+    with pytest.raises(ValueError, match=r"o_proj='whole': expected one of auto, replicated, shar"):
+        ModelRunner(CountingCheckpoint(), gpus=gpus, o_proj="whole")
+    for choice in ("auto", "replicated"):
+        runner = ModelRunner(CountingCheckpoint(), gpus=gpus, o_proj=choice, max_model_len=64)
+        assert runner.o_proj == "replicated"
+    if gpus == 1:
+        with pytest.raises(ValueError, match="o_proj='sharded': expected at least 2 GPUs, got 1"):
+            ModelRunner(CountingCheckpoint(), o_proj="sharded")
+    else:
+        runner = ModelRunner(CountingCheckpoint(), gpus=2, o_proj="sharded", max_model_len=64)
+        assert runner.o_proj == "sharded"
 
 
 def test_ranks_are_the_gpus_own() -> None:

@@ -41,10 +41,13 @@ class Model:
     token_ids: list[int]
     logits: ReferenceLogits
 
-    def runner(self, device: str, gpus: int, split_tokens: int) -> ModelRunner:
+    def runner(
+        self, device: str, gpus: int, split_tokens: int, o_proj: str = "replicated"
+    ) -> ModelRunner:
         return ModelRunner(
             self.checkpoint,
             **machine(device, gpus=gpus),
+            o_proj=o_proj,
             max_batch_tokens=NUM_TOKENS,
             max_sequences=NUM_TOKENS,
             max_logit_rows=NUM_TOKENS,
@@ -87,13 +90,16 @@ def check_samples(seen: Rows) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_logits(model: Model, device: str, subtests: pytest.Subtests) -> None:
-    for gpus in model.shape.degrees:
-        runner = model.runner(device, gpus, SPLIT_TOKENS)
+    choices = [(gpus, "replicated") for gpus in model.shape.degrees]
+    choices += [(gpus, "sharded") for gpus in model.shape.degrees if gpus > 1]
+    for gpus, o_proj in choices:
+        runner = model.runner(device, gpus, SPLIT_TOKENS, o_proj)
+        assert runner.o_proj == o_proj
         whole = teacher_forced(runner.step, model.token_ids, [NUM_TOKENS])
-        with subtests.test("whole", gpus=gpus):
+        with subtests.test("whole", gpus=gpus, o_proj=o_proj):
             check_logits(whole, model.logits)
             check_samples(whole)
-        with subtests.test("chunked", gpus=gpus):
+        with subtests.test("chunked", gpus=gpus, o_proj=o_proj):
             seen = teacher_forced(runner.step, model.token_ids, ODD_CHUNKS)
             np.testing.assert_array_equal(seen.logits, whole.logits)
             np.testing.assert_array_equal(seen.logprobs, whole.logprobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ SPLIT_TOKENS = 128
 NUM_REPEATS = 2 if ON_LANES else 200
 MOST_DELAY_NS = 20_000
 DEGREES = (2, 4, 8)
+O_PROJ = ("replicated", "sharded")
 
 HEADS_OF_64 = replace(
     small_config(), hidden_size=520, intermediate_size=1160, num_heads=24, num_kv_heads=8
@@ -41,12 +43,13 @@ HEADS_OF_64 = replace(
 CONFIGS = {64: HEADS_OF_64, 128: replace(HEADS_OF_64, num_heads=32, head_dim=128)}
 
 
-def runner_of(head_dim: int, gpus: int, **options: int) -> ModelRunner:
+def runner_of(head_dim: int, gpus: int, o_proj: str = "replicated", **options: int) -> ModelRunner:
     return ModelRunner(
         RandomCheckpoint(CONFIGS[head_dim]),
         device="cuda",
         gpus=gpus,
         ranks_per_gpu=gpus,
+        o_proj=o_proj,
         max_batch_tokens=LIMITS.max_rows,
         max_sequences=LIMITS.max_logit_rows,
         max_logit_rows=LIMITS.max_logit_rows,
@@ -56,13 +59,18 @@ def runner_of(head_dim: int, gpus: int, **options: int) -> ModelRunner:
     )
 
 
-@pytest.fixture(scope="module")
-def runners() -> dict[tuple[int, int], ModelRunner]:
-    return {(dim, gpus): runner_of(dim, gpus) for dim in CONFIGS for gpus in DEGREES}
+Choice = tuple[int, int, str]  # head dimension, ranks, how O is kept
+Runners = dict[Choice, ModelRunner]
 
 
 @pytest.fixture(scope="module")
-def truths() -> dict[tuple[int, int, Request], Truth]:
+def runners() -> Runners:
+    choices = itertools.product(CONFIGS, DEGREES, O_PROJ)
+    return {choice: runner_of(*choice) for choice in choices}
+
+
+@pytest.fixture(scope="module")
+def truths() -> dict[tuple[Choice, Request], Truth]:
     return {}
 
 
@@ -82,13 +90,12 @@ def assert_equal(seen: Rows, expected: Rows, message: str = "") -> None:
     np.testing.assert_array_equal(seen.logits, expected.logits, message)
 
 
+@pytest.mark.parametrize("o_proj", O_PROJ)
 @pytest.mark.parametrize("gpus", DEGREES)
 @pytest.mark.parametrize("head_dim", CONFIGS)
-def test_repeats_under_delays(
-    runners: dict[tuple[int, int], ModelRunner], head_dim: int, gpus: int
-) -> None:
+def test_repeats_under_delays(runners: Runners, head_dim: int, gpus: int, o_proj: str) -> None:
     """Ranks and SMs sleep at random between instructions and before signals."""
-    runner = runners[head_dim, gpus]
+    runner = runners[head_dim, gpus, o_proj]
     first = mixed_step(runner)
     assert np.isfinite(first.logits).all()
     try:
@@ -120,43 +127,60 @@ request_strategy = st.builds(
 @given(
     head_dim=st.sampled_from(sorted(CONFIGS)),
     gpus=st.sampled_from(DEGREES),
+    o_proj=st.sampled_from(O_PROJ),
     requests=st.lists(request_strategy, min_size=1, max_size=6),
     longest_chunk=longest_chunks,
     rng=replay_rngs,
 )
 def test_any_company_and_chunks(
-    runners: dict[tuple[int, int], ModelRunner],
-    truths: dict[tuple[int, int, Request], Truth],
+    runners: Runners,
+    truths: dict[tuple[Choice, Request], Truth],
     head_dim: int,
     gpus: int,
+    o_proj: str,
     requests: list[Request],
     longest_chunk: int,
     rng: random.Random,
 ) -> None:
-    run = runners[head_dim, gpus].step
+    choice = (head_dim, gpus, o_proj)
+    run = runners[choice].step
     for request in requests:
-        if (head_dim, gpus, request) not in truths:
-            truths[head_dim, gpus, request] = Truth.of(run, request)
-    known = [(request, truths[head_dim, gpus, request]) for request in requests]
+        if (choice, request) not in truths:
+            truths[choice, request] = Truth.of(run, request)
+    known = [(request, truths[choice, request]) for request in requests]
     Replay(run, known, LIMITS, rng, longest_chunk=longest_chunk).play()
 
 
+@pytest.mark.parametrize("o_proj", O_PROJ)
 @pytest.mark.parametrize("gpus", DEGREES)
-def test_any_number_of_sms(gpus: int) -> None:
+def test_any_number_of_sms(gpus: int, o_proj: str) -> None:
     """Of a rank: one, some, all of its share."""
     ids = [(3 * i) % 300 for i in range(400)]
     expected: Rows | None = None
     for num_sms in (1, 7, 132 // gpus):
-        runner = runner_of(64, gpus, num_sms=num_sms)
+        runner = runner_of(64, gpus, o_proj, num_sms=num_sms)
         assert runner.core.num_sms == num_sms
         seen = teacher_forced(runner.step, ids, [400])
         expected = seen if expected is None else expected
         assert_equal(seen, expected, f"{num_sms} SMs")
 
 
-def test_the_watchdog(runners: dict[tuple[int, int], ModelRunner]) -> None:
+def test_the_choice_of_o_is_part_of_the_bits(runners: Runners) -> None:
+    """Else the tests above might compare a machine with itself."""
+    replicated, sharded = (mixed_step(runners[64, 4, choice]).logits for choice in O_PROJ)
+    assert not np.array_equal(replicated, sharded)
+    distance = np.linalg.norm(sharded - replicated) / np.linalg.norm(replicated)
+    assert distance < 0.05
+
+
+def test_auto_keeps_o_whole_where_there_is_room() -> None:
+    assert runner_of(64, 2, "auto").o_proj == "replicated"
+    assert runner_of(64, 2, "sharded").o_proj == "sharded"
+
+
+def test_the_watchdog(runners: Runners) -> None:
     """A limit that no step can keep ends it on all ranks, with a name; the next step is right."""
-    runner = runners[64, 8]
+    runner = runners[64, 8, "sharded"]
     expected = mixed_step(runner)
     batch = step_input([Part([1, 2, 3], 0, [0], [2])])
     for _ in range(3):

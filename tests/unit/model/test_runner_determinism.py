@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -52,11 +53,21 @@ CONFIGS = {
     "head dimension 128": replace(BASE, num_heads=4, num_kv_heads=1, head_dim=128),
     "GQA 17": replace(BASE, num_heads=17, num_kv_heads=1, num_layers=1),
 }
+
+
+class Degree(NamedTuple):
+    """What a result's bits depend on besides model and sequence."""
+
+    gpus: int
+    o_proj: str = "replicated"
+
+
+ONE = Degree(1)
 DEGREES = {
-    "8 KV heads": (1, 2, 4, 8),
-    "GQA 3": (1, 2),
-    "head dimension 128": (1,),
-    "GQA 17": (1,),
+    "8 KV heads": (ONE, *(Degree(n, o) for n in (2, 4, 8) for o in ("replicated", "sharded"))),
+    "GQA 3": (ONE, Degree(2), Degree(2, "sharded")),
+    "head dimension 128": (ONE,),
+    "GQA 17": (ONE,),
 }
 
 
@@ -64,15 +75,16 @@ DEGREES = {
 class Machines:
     """Runners, made when they are first asked for, and what each request gets alone."""
 
-    runners: dict[tuple[str, int, int, int], ModelRunner] = field(default_factory=dict)
-    truths: dict[tuple[str, int, Request], Truth] = field(default_factory=dict)
+    runners: dict[tuple[str, Degree, int, int], ModelRunner] = field(default_factory=dict)
+    truths: dict[tuple[str, Degree, Request], Truth] = field(default_factory=dict)
 
-    def runner(self, name: str, gpus: int, num_sms: int, num_threads: int) -> ModelRunner:
-        key = (name, gpus, num_sms, num_threads)
+    def runner(self, name: str, degree: Degree, num_sms: int, num_threads: int) -> ModelRunner:
+        key = (name, degree, num_sms, num_threads)
         if key not in self.runners:
             self.runners[key] = ModelRunner(
                 RandomCheckpoint(CONFIGS[name]),
-                gpus=gpus,
+                gpus=degree.gpus,
+                o_proj=degree.o_proj,
                 num_sms=num_sms,
                 num_threads=num_threads,
                 max_batch_tokens=LIMITS.max_rows,
@@ -82,11 +94,11 @@ class Machines:
             )
         return self.runners[key]
 
-    def truth(self, name: str, gpus: int, request: Request) -> Truth:
+    def truth(self, name: str, degree: Degree, request: Request) -> Truth:
         """On one SM and one thread."""
-        key = (name, gpus, request)
+        key = (name, degree, request)
         if key not in self.truths:
-            self.truths[key] = Truth.of(self.runner(name, gpus, 1, 1).step, request)
+            self.truths[key] = Truth.of(self.runner(name, degree, 1, 1).step, request)
         return self.truths[key]
 
 
@@ -115,7 +127,7 @@ request_strategy = st.builds(
 
 
 @st.composite
-def model_and_degree(draw: st.DrawFn) -> tuple[str, int]:
+def model_and_degree(draw: st.DrawFn) -> tuple[str, Degree]:
     name = draw(st.sampled_from(sorted(CONFIGS)))
     return name, draw(st.sampled_from(DEGREES[name]))
 
@@ -135,13 +147,13 @@ def checked(runner: ModelRunner, rng: random.Random) -> RunStep:
 def replay(
     machines: Machines,
     name: str,
-    gpus: int,
+    degree: Degree,
     requests: list[Request],
     run: RunStep,
     rng: random.Random,
     longest_chunk: int,
 ) -> None:
-    known = [(request, machines.truth(name, gpus, request)) for request in requests]
+    known = [(request, machines.truth(name, degree, request)) for request in requests]
     player = Replay(run, known, LIMITS, rng, longest_chunk=longest_chunk)
     player.play()
 
@@ -157,16 +169,16 @@ def replay(
 )
 def test_threaded_machine(
     machines: Machines,
-    model: tuple[str, int],
+    model: tuple[str, Degree],
     num_sms: int,
     num_threads: int,
     requests: list[Request],
     longest_chunk: int,
     rng: random.Random,
 ) -> None:
-    name, gpus = model
-    runner = machines.runner(name, gpus, num_sms, num_threads)
-    replay(machines, name, gpus, requests, runner.step, rng, longest_chunk)
+    name, degree = model
+    runner = machines.runner(name, degree, num_sms, num_threads)
+    replay(machines, name, degree, requests, runner.step, rng, longest_chunk)
 
 
 @settings(max_examples=20)
@@ -178,14 +190,14 @@ def test_threaded_machine(
 )
 def test_adversary(
     machines: Machines,
-    model: tuple[str, int],
+    model: tuple[str, Degree],
     num_sms: int,
     requests: list[Request],
     rng: random.Random,
 ) -> None:
-    name, gpus = model
-    runner = machines.runner(name, gpus, num_sms, 1)
-    replay(machines, name, gpus, requests, checked(runner, rng), rng, longest_chunk=200)
+    name, degree = model
+    runner = machines.runner(name, degree, num_sms, 1)
+    replay(machines, name, degree, requests, checked(runner, rng), rng, longest_chunk=200)
 
 
 def test_requests_differ(machines: Machines) -> None:
@@ -199,16 +211,18 @@ def test_requests_differ(machines: Machines) -> None:
         Sampling(temperature=1.0, seed=1, top_p=0.3),
         Sampling(temperature=2.5, seed=1),
     ]
-    truths = [machines.truth("GQA 3", 1, Request(prompt, 9, sampling)) for sampling in samplings]
+    truths = [machines.truth("GQA 3", ONE, Request(prompt, 9, sampling)) for sampling in samplings]
     assert len({truth.token_ids for truth in truths}) == len(samplings)
     for truth in truths[1:]:
         np.testing.assert_array_equal(truth.logits[:20], truths[0].logits[:20])
 
 
 def test_sampling_at_top_k_1_is_greedy(machines: Machines) -> None:
-    greedy = machines.truth("GQA 3", 1, Request((5, 6, 7), 9, Sampling()))
+    greedy = machines.truth("GQA 3", ONE, Request((5, 6, 7), 9, Sampling()))
     filtered = Sampling(temperature=2.5, top_k=1, seed=4)
-    assert machines.truth("GQA 3", 1, Request((5, 6, 7), 9, filtered)).token_ids == greedy.token_ids
+    assert (
+        machines.truth("GQA 3", ONE, Request((5, 6, 7), 9, filtered)).token_ids == greedy.token_ids
+    )
 
 
 Damage = Callable[[StepOutput], StepOutput]
@@ -229,12 +243,12 @@ def _change_token(output: StepOutput) -> StepOutput:
 @pytest.mark.parametrize("damage", [_flip_logprob, _flip_logit, _change_token])
 def test_one_wrong_bit_is_seen(machines: Machines, damage: Damage) -> None:
     request = Request(tuple(range(20)), 9, Sampling())
-    runner = machines.runner("GQA 3", 1, 2, 1)
+    runner = machines.runner("GQA 3", ONE, 2, 1)
     with pytest.raises(AssertionError):
         replay(
             machines,
             "GQA 3",
-            1,
+            ONE,
             [request],
             lambda batch: damage(runner.step(batch)),
             random.Random(1),

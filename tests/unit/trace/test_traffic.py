@@ -40,6 +40,19 @@ def test_bytes_of_a_layer(gpus: int) -> None:
     assert all(row.mean_run_bytes == 4 for row in signals)
 
 
+@pytest.mark.parametrize("gpus", [2, 4, 8])
+def test_bytes_with_o_sharded(gpus: int) -> None:
+    """Attention stays where it is; O's partial sums leave instead, as down's do."""
+    flows = layer_rows("llama-3.1-70b", gpus, "1024@9", o_sharded=True)
+    rows = {(row.instruction, row.buffer): row for row in flows}
+    values = 2 * ROWS * HIDDEN * (gpus - 1) / gpus
+    assert rows["o_partial", "partials"].sent_bytes == values
+    assert rows["reduce_o", "x1"].sent_bytes == values
+    writers = {kind[0] for kind in rows}
+    assert writers == {"o_partial", "reduce_o", "down_partial", "reduce_residual"}
+    assert rows["reduce_o", "counters"].mean_run_bytes == 4
+
+
 def test_one_gpu_sends_nothing() -> None:
     assert layer_rows("llama-3.2-1b", 1, "4@100,2x70@0") == []
 
@@ -50,3 +63,6 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "| `down_partial` | `partials` |" in shown
     assert "| `attend_prefill` | signals |" in shown
     assert shown.splitlines()[-1].startswith("| together |")
+    arguments = ["--shape", "llama-3.2-1b", "--gpus", "4", "--step", "4@100", "--o-proj", "sharded"]
+    assert main(arguments) == 0
+    assert "| `o_partial` | `partials` |" in capsys.readouterr().out
