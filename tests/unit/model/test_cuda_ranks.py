@@ -34,7 +34,7 @@ LIMITS = Limits(max_rows=512, max_logit_rows=512, num_pages=200)
 SPLIT_TOKENS = 128
 NUM_REPEATS = 2 if ON_LANES else 200
 MOST_DELAY_NS = 20_000
-DEGREES = (2, 4, 8)
+DEGREES = (2, 8) if ON_LANES else (2, 4, 8)
 O_PROJ = ("replicated", "sharded")
 
 HEADS_OF_64 = replace(
