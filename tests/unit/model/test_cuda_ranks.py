@@ -167,7 +167,7 @@ def test_any_number_of_sms(gpus: int, o_proj: str) -> None:
 
 def test_the_choice_of_o_is_part_of_the_bits(runners: Runners) -> None:
     """Else the tests above might compare a machine with itself."""
-    replicated, sharded = (mixed_step(runners[64, 4, choice]).logits for choice in O_PROJ)
+    replicated, sharded = (mixed_step(runners[64, 2, choice]).logits for choice in O_PROJ)
     assert not np.array_equal(replicated, sharded)
     distance = np.linalg.norm(sharded - replicated) / np.linalg.norm(replicated)
     assert distance < 0.05
