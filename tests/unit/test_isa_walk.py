@@ -77,24 +77,14 @@ def struct_of(operation: str) -> str:
     return operation
 
 
-def finisher_of(enumerator: str) -> str:
-    """The type whose `finish` the GEMM operation calls for an opcode."""
+def asked_by_gemm(enumerator: str, function: str) -> str:
+    """The type whose `finish` or `input` the GEMM operation calls for an opcode."""
     body = definition_of("Gemm")
     for label in (f"case Opcode::{enumerator}", "default"):
-        match = re.search(rf"{label}:{MORE_LABELS}\s*return (\w+)::finish\(", body)
+        match = re.search(rf"{label}:{MORE_LABELS}\s*return (\w+)::{function}\(", body)
         if match:
             return match.group(1)
-    raise AssertionError(f"gemm.hpp: expected a case for {enumerator}")
-
-
-def input_of(enumerator: str) -> str:
-    """The type whose `input` the GEMM operation calls for an opcode."""
-    body = definition_of("Gemm")
-    for label in (f"case Opcode::{enumerator}", "default"):
-        match = re.search(rf"{label}:\s*return (\w+)::input\(", body)
-        if match:
-            return match.group(1)
-    raise AssertionError(f"gemm.hpp: expected an input for {enumerator}")
+    raise AssertionError(f"gemm.hpp: expected a {function} for {enumerator}")
 
 
 @cache
@@ -175,8 +165,8 @@ def test_has_an_operation(name: str) -> None:
     expected = {operation: {"slots", "load", "consume", "store"}}
     if shared != operation:  # a matrix product: one main loop, an input and an end of its own
         assert shared == "Gemm"
-        assert struct_of(finisher_of(ENUMERATORS[name])) == struct_of(operation)
-        assert input_of(ENUMERATORS[name]) == operation
+        assert struct_of(asked_by_gemm(ENUMERATORS[name], "finish")) == struct_of(operation)
+        assert asked_by_gemm(ENUMERATORS[name], "input") == operation
         expected = {shared: {"slots", "load", "consume"}, operation: {"input", "finish", "store"}}
     for struct, names in expected.items():
         body = definition_of(struct)
@@ -248,8 +238,12 @@ def test_the_walk_sees_what_it_should() -> None:
         operation_of("kNonsense")
     assert shared_operation_of("kEmbed") == "Embed"
     assert shared_operation_of("kLmHead") == "Gemm"
-    assert finisher_of("kLmHead") == operation_of("kLmHead") == "LmHead"
+    assert asked_by_gemm("kLmHead", "finish") == operation_of("kLmHead") == "LmHead"
     for label in ("kReduceO", "kReduceResidual"):  # of the same case
         assert operation_of(label) == shared_operation_of(label) == "ReducePartials"
-    assert finisher_of("kOPartial") == operation_of("kOPartial") == "ProjectPartial"
-    assert struct_of("DownResidual") == struct_of(finisher_of("kDownResidual")) == "ProjectResidual"
+    assert asked_by_gemm("kOPartial", "finish") == operation_of("kOPartial") == "ProjectPartial"
+    assert (
+        struct_of("DownResidual")
+        == struct_of(asked_by_gemm("kDownResidual", "finish"))
+        == "ProjectResidual"
+    )
