@@ -15,13 +15,16 @@ template <uint32_t kCount, class Role, class Barriers>
 TERRAZZO_GROUP_FN void wait_for_run(Role& role, Barriers& barriers, const SlotUse (&uses)[kCount],
                                     uint32_t flip, WaitKind kind) {
   bool ready = true;
-  uint32_t phases = 0;
   TERRAZZO_UNROLL
-  for (uint32_t i = 0; i < kCount; ++i) {
-    ready &= role.is_complete(barriers[uses[i].slot], uses[i].phase ^ flip);
-    phases |= (uses[i].phase ^ flip) << i;
+  for (const SlotUse& use : uses) {
+    ready &= role.is_complete(barriers[use.slot], use.phase ^ flip);
   }
   if (!ready) [[unlikely]] {
+    uint32_t phases = 0;
+    TERRAZZO_UNROLL
+    for (uint32_t i = 0; i < kCount; ++i) {
+      phases |= (uses[i].phase ^ flip) << i;
+    }
     uint32_t slot = uses[0].slot;
     TERRAZZO_NO_UNROLL
     for (uint32_t i = 0; i < kCount; ++i) {
