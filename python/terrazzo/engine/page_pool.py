@@ -47,8 +47,10 @@ class PagePool:
         "_num_free",
         "_page_of",
         "_place",
+        "_place_of",
         "_queue",
         "_references",
+        "_uses_of",
         "evictions",
     )
 
@@ -66,6 +68,8 @@ class PagePool:
         self._queue = np.zeros(2 * num_pages, np.int32)
         self._place = np.full(num_pages, -1, np.int64)
         self._first = self._last = 0
+        # The same memory, for the few pages of a prompt: numbers one by one, without an array each.
+        self._uses_of, self._place_of = memoryview(self._references), memoryview(self._place)
         self._num_cached = 0
         self.evictions = 0
 
@@ -108,24 +112,32 @@ class PagePool:
 
     def num_kept(self, pages: list[int]) -> int:
         """How many of the pages are free: taking them lowers `num_free` by so many."""
-        return int(np.count_nonzero(self._place[pages] >= 0)) if pages else 0
+        place, count = self._place_of, 0
+        for page in pages:
+            count += place[page] >= 0
+        return count
 
     def take(self, pages: list[int]) -> None:
         """Add a reference to pages that `find` gave."""
-        self._num_cached -= self.num_kept(pages)
-        self._place[pages] = -1
-        self._references[pages] += 1
+        place, uses = self._place_of, self._uses_of
+        for page in pages:
+            if place[page] >= 0:
+                place[page] = -1
+                self._num_cached -= 1
+            uses[page] += 1
 
     def register(self, pages: Sequence[int], keys: Sequence[bytes]) -> None:
         """Let full pages that are in use be found by their keys, the first of `pages` by the first
         of `keys` and so on. A key that is known, or a page that has one, stays as it is.
         """
         key_of, page_of = self._key_of, self._page_of
+        registered = []
         for page, key in zip(pages, keys, strict=False):
             if key_of[page] is None and key not in page_of:
                 key_of[page] = key
                 page_of[key] = page
-                self._has_key[page] = True
+                registered.append(page)
+        self._has_key[registered] = True
 
     def release(self, pages: NDArray[np.int32]) -> None:
         """Drop a reference to each page, as often as it is listed: those of one sequence or of

@@ -66,7 +66,7 @@ class Request:
         if done < count:
             parent = self.keys[-1] if self.keys else ROOT_KEY
             self.keys += chain_keys(self.tokens[done * PAGE_TOKENS :], count - done, parent)
-        return self.keys[:count]
+        return self.keys if count == len(self.keys) else self.keys[:count]
 
     def cut(self, num_outputs: int) -> None:
         """Forget outputs behind the first so many."""

@@ -90,15 +90,17 @@ class Scheduler:
         table = self.table
         same = table.serial[plan.prompt_slots] == plan.serials[plan.num_decodes :]
         slots = plan.prompt_slots[same]
-        cached = table.settled_cached[slots].tolist()
-        for slot, num_cached in zip(slots.tolist(), cached, strict=True):
-            request = table.request(slot)
-            count = min(num_cached, len(request.tokens)) // PAGE_TOKENS
-            keys, first = request.page_keys(count), count
-            while first > 0 and self._coming.pop(keys[first - 1], None) is not None:
+        counts = np.minimum(table.settled_cached[slots], table.prefilled[slots]) // PAGE_TOKENS
+        pages: list[int] = []
+        keys: list[bytes] = []
+        for slot, count in zip(slots.tolist(), counts.tolist(), strict=True):
+            own, first = table.request(slot).keys, count
+            while first > 0 and self._coming.pop(own[first - 1], None) is not None:
                 first -= 1  # the pages before are done already
             if first < count:
-                self.pool.register(table.pages[slot, first:count].tolist(), keys[first:])
+                pages += table.pages[slot, first:count].tolist()
+                keys += own[first:count]
+        self.pool.register(pages, keys)
 
     def release(self, slots: list[int], *, keep_outputs: bool = True) -> None:
         """Take sequences out and free their pages.
@@ -209,17 +211,18 @@ class Scheduler:
             request = self.waiting.at(len(passed))
             if request is None:
                 break
-            awaits = self._awaits_page(request)
+            found = self._pages_found(request)
             newcomer = None
-            if not awaits:
-                newcomer = self._try_admit(request, num_running + len(newcomers), num_pages)
+            if found is not None:
+                newcomer = self._try_admit(request, found, num_running + len(newcomers), num_pages)
             if newcomer is None:
                 passed.append((request, len(newcomers)))
-                num_awaiting += awaits
+                num_awaiting += found is None
                 if len(passed) - num_awaiting == LOOKAHEAD or num_awaiting == MAX_AWAITING:
                     break
                 most = min(most, len(newcomers) + MAX_OVERTAKEN - request.num_overtaken)
                 continue
+            self.waiting.admit(len(passed))
             newcomers.append(newcomer)
             num_pages += newcomer.num_new
             prompts.append(newcomer.slot)
@@ -231,25 +234,24 @@ class Scheduler:
         if newcomers:
             self.table.admit(newcomers, self.pool.allocate(num_pages))
 
-    def _awaits_page(self, request: Request) -> bool:
-        """Whether its next page is being computed by another one."""
-        if request.awaited in self._coming:
-            return True
-        usable = self._usable_keys(request)
-        num_found = len(self.pool.find(usable))
-        if num_found == len(usable) or usable[num_found] not in self._coming:
-            return False
-        request.awaited = usable[num_found]
-        return True
+    def _pages_found(self, request: Request) -> list[int] | None:
+        """The pages that it can share; None if its next one is being computed by another request.
 
-    def _usable_keys(self, request: Request) -> list[bytes]:
-        """Keys of the pages that it may share. Its last token is computed in any case: somebody
-        must sample the next one.
+        Its last token is computed in any case: somebody must sample the next one.
         """
         if not self._prefix_reuse:
             return []
+        if request.awaited in self._coming:
+            return None
         num_tokens = len(request.tokens)
-        return request.page_keys(num_tokens // PAGE_TOKENS)[: (num_tokens - 1) // PAGE_TOKENS]
+        keys = request.page_keys(num_tokens // PAGE_TOKENS)
+        if num_tokens % PAGE_TOKENS == 0:
+            keys = keys[:-1]
+        found = self.pool.find(keys)
+        if len(found) < len(keys) and (missing := keys[len(found)]) in self._coming:
+            request.awaited = missing
+            return None
+        return found
 
     def _start_forecast(self) -> None:
         table = self.table
@@ -265,14 +267,15 @@ class Scheduler:
             shared_tokens=shared * PAGE_TOKENS,
         )
 
-    def _try_admit(self, request: Request, num_running: int, num_taken: int) -> Newcomer | None:
-        """Give a request a slot if its pages are there and are expected to suffice; `num_taken`
-        free ones belong to others that were admitted a moment ago.
+    def _try_admit(
+        self, request: Request, found: list[int], num_running: int, num_taken: int
+    ) -> Newcomer | None:
+        """Give a request a slot, and the pages that were found for it, if those that it needs are
+        there and are expected to suffice; `num_taken` free ones belong to others that were admitted
+        a moment ago.
         """
         pool = self.pool
-        num_tokens = len(request.tokens)
-        found = pool.find(self._usable_keys(request))
-        num_found = len(found)
+        num_tokens, num_found = len(request.tokens), len(found)
         num_kept, num_new = pool.num_kept(found), pages_for(num_tokens) - num_found
         # Who was preempted returns when it will not be again at once.
         spare = len(self.table.running) if request.num_preempted else 0
@@ -289,10 +292,8 @@ class Scheduler:
             # At once: what is taken cannot be handed out anew.
             pool.take(found)
         slot, serial = self.table.take_slot()
-        self.waiting.remove(request)
         self.num_reused_tokens += num_found * PAGE_TOKENS
         if not request.num_preempted:
             self.num_prompt_tokens += request.num_prompt
-        for key in request.keys[num_found : num_tokens // PAGE_TOKENS]:
-            self._coming[key] = serial
+        self._coming.update(dict.fromkeys(request.keys[num_found:], serial))
         return Newcomer(slot, serial, request, found, num_new)

@@ -53,11 +53,17 @@ class WaitingQueue:
         while len(front) <= place and self._rest:
             request = self._rest.popleft()
             if request.is_waiting:
-                insort(front, request, key=_arrival)
+                # All of them came later than those that are there.
+                front.append(request)
         return front[place] if place < len(front) else None
 
+    def admit(self, place: int) -> None:
+        """Take out the request that `at` gave for this place."""
+        self._num_live -= 1
+        self._front.pop(place).is_waiting = False
+
     def remove(self, request: Request) -> None:
-        """Take a request out: one that is admitted, or one that ended."""
+        """Take out a request that ended."""
         for index, other in enumerate(self._front):
             if other is request:
                 del self._front[index]
