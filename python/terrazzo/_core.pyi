@@ -324,3 +324,13 @@ def layer_traffic(shape: ModelShape, limits: StepLimits, arrays: StepArrays, num
     """
     What the GPUs send each other in one layer of a step: (instruction, buffer, from, to, bytes, writes) of each flow; the buffer 'counters' stands for signals.
     """
+
+def page_keys(tokens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], parent: bytes) -> list[bytes]:
+    """
+    The key of each full page of tokens: 128 bits of BLAKE2b of the key before it, at first `parent`, and of its tokens.
+    """
+
+def gather_pages(page_ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu')], indptr: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], table: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
+    """
+    Fill page_ids[indptr[i]:indptr[i + 1]] with the first values of row rows[i] of the table, for every i.
+    """

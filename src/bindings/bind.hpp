@@ -8,3 +8,4 @@ void bind_host(nanobind::module_& m);
 void bind_cuda(nanobind::module_& m);
 void bind_simulate(nanobind::module_& m);
 void bind_traffic(nanobind::module_& m);
+void bind_engine(nanobind::module_& m);  // what is too slow in NumPy of a step's preparation

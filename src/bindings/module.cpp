@@ -8,4 +8,5 @@ NB_MODULE(_core, m) {
   bind_cuda(m);
   bind_simulate(m);
   bind_traffic(m);
+  bind_engine(m);
 }

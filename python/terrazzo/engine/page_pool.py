@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._core import page_keys
 from ..step import PAGE_TOKENS
 
 ROOT_KEY = b""  # what the first page of a sequence is chained to
-_KEY_BYTES = 16
 
 
 def chain_keys(tokens: NDArray[np.int32], count: int, parent: bytes = ROOT_KEY) -> list[bytes]:
     """Keys of the first `count` full pages of `tokens`: 128-bit hashes, each of the key before it
     and of its page's 64 tokens. So equal keys mean equal tokens from the sequence's start.
     """
-    keys = []
-    data = tokens[: count * PAGE_TOKENS].tobytes()
-    page_bytes = PAGE_TOKENS * tokens.itemsize
-    for start in range(0, len(data), page_bytes):
-        text = parent + data[start : start + page_bytes]
-        parent = hashlib.blake2b(text, digest_size=_KEY_BYTES).digest()
-        keys.append(parent)
-    return keys
+    return page_keys(tokens[: count * PAGE_TOKENS], parent)
 
 
 class PagePool:
