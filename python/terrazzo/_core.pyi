@@ -327,10 +327,15 @@ def layer_traffic(shape: ModelShape, limits: StepLimits, arrays: StepArrays, num
 
 def page_keys(tokens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], parent: bytes) -> list[bytes]:
     """
-    The key of each full page of tokens: 128 bits of BLAKE2b of the key before it, at first `parent`, and of its tokens.
+    The key of each full page of tokens: 128 bits of BLAKE2b of its tokens, salted with the key before it, at first `parent`.
     """
 
 def gather_pages(page_ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu')], indptr: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], table: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
     """
     Fill page_ids[indptr[i]:indptr[i + 1]] with the first values of row rows[i] of the table, for every i.
+    """
+
+def held_tokens(tokens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], most: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], stride: int, num_points: int, unused: float) -> NDArray[numpy.float64]:
+    """
+    What sequences hold at moments `stride` tokens apart if each grows by `most` and then leaves: their tokens of now, of then, and `unused` ones each.
     """

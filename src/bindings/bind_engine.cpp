@@ -2,6 +2,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
+#include "engine/held_tokens.hpp"
 #include "engine/page_keys.hpp"
 #include "engine/page_lists.hpp"
 
@@ -31,14 +32,28 @@ void gather_pages(const Filled& page_ids, const Array1<int32_t>& indptr,
                          terrazzo::bindings::span_of(rows));
 }
 
+nb::ndarray<nb::numpy, double> held_tokens(const Array1<int32_t>& tokens,
+                                           const Array1<int32_t>& most, uint32_t stride,
+                                           size_t num_points, double unused) {
+  return terrazzo::bindings::to_numpy(
+      terrazzo::held_tokens(terrazzo::bindings::span_of(tokens), terrazzo::bindings::span_of(most),
+                            stride, num_points, unused),
+      {num_points});
+}
+
 }  // namespace
 
 void bind_engine(nb::module_& m) {
-  m.def("page_keys", &page_keys, nb::arg("tokens"), nb::arg("parent"),
-        "The key of each full page of tokens: 128 bits of BLAKE2b of the key before it, at first "
-        "`parent`, and of its tokens.");
+  m.def(
+      "page_keys", &page_keys, nb::arg("tokens"), nb::arg("parent"),
+      "The key of each full page of tokens: 128 bits of BLAKE2b of its tokens, salted with the key "
+      "before it, at first `parent`.");
   m.def("gather_pages", &gather_pages, nb::arg("page_ids"), nb::arg("indptr"), nb::arg("table"),
         nb::arg("rows"),
         "Fill page_ids[indptr[i]:indptr[i + 1]] with the first values of row rows[i] of the table, "
         "for every i.");
+  m.def("held_tokens", &held_tokens, nb::arg("tokens"), nb::arg("most"), nb::arg("stride"),
+        nb::arg("num_points"), nb::arg("unused"),
+        "What sequences hold at moments `stride` tokens apart if each grows by `most` and then "
+        "leaves: their tokens of now, of then, and `unused` ones each.");
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <iterator>
+#include <utility>
 
 #include "terrazzo/core/check.hpp"
 #include "terrazzo/core/geometry.hpp"
@@ -44,6 +46,19 @@ inline void mix(uint64_t& a, uint64_t& b, uint64_t& c, uint64_t& d, uint64_t x, 
   b = std::rotr(b ^ c, 63);
 }
 
+template <size_t kRound>
+inline void round_of(std::array<uint64_t, 16>& v, const std::array<uint64_t, 16>& m) {
+  constexpr const uint8_t* s = kSigma[kRound % std::size(kSigma)];
+  mix(v[0], v[4], v[8], v[12], m[s[0]], m[s[1]]);
+  mix(v[1], v[5], v[9], v[13], m[s[2]], m[s[3]]);
+  mix(v[2], v[6], v[10], v[14], m[s[4]], m[s[5]]);
+  mix(v[3], v[7], v[11], v[15], m[s[6]], m[s[7]]);
+  mix(v[0], v[5], v[10], v[15], m[s[8]], m[s[9]]);
+  mix(v[1], v[6], v[11], v[12], m[s[10]], m[s[11]]);
+  mix(v[2], v[7], v[8], v[13], m[s[12]], m[s[13]]);
+  mix(v[3], v[4], v[9], v[14], m[s[14]], m[s[15]]);
+}
+
 /// One block of a message of which `num_bytes` have come by its end.
 void compress(State& state, const uint8_t* block, uint64_t num_bytes, bool is_last) {
   std::array<uint64_t, 16> m;
@@ -55,32 +70,26 @@ void compress(State& state, const uint8_t* block, uint64_t num_bytes, bool is_la
   if (is_last) {
     v[14] = ~v[14];
   }
-  for (uint32_t round = 0; round < kRounds; ++round) {
-    const uint8_t* s = kSigma[round % 10];
-    mix(v[0], v[4], v[8], v[12], m[s[0]], m[s[1]]);
-    mix(v[1], v[5], v[9], v[13], m[s[2]], m[s[3]]);
-    mix(v[2], v[6], v[10], v[14], m[s[4]], m[s[5]]);
-    mix(v[3], v[7], v[11], v[15], m[s[6]], m[s[7]]);
-    mix(v[0], v[5], v[10], v[15], m[s[8]], m[s[9]]);
-    mix(v[1], v[6], v[11], v[12], m[s[10]], m[s[11]]);
-    mix(v[2], v[7], v[8], v[13], m[s[12]], m[s[13]]);
-    mix(v[3], v[4], v[9], v[14], m[s[14]], m[s[15]]);
-  }
+  // Unrolled, so that the order of the words is in the code and not looked up.
+  [&]<size_t... kRound>(std::index_sequence<kRound...>) {
+    (round_of<kRound>(v, m), ...);
+  }(std::make_index_sequence<kRounds>{});
   for (size_t i = 0; i < state.size(); ++i) {
     state[i] ^= v[i] ^ v[i + 8];
   }
 }
 
-PageKey blake2b(const uint8_t* message, size_t num_bytes) {
+PageKey key_of(const uint8_t* page, const PageKey& parent) {
   State state = kInitial;
   state[0] ^= 0x01010000 ^ sizeof(PageKey);  // no key, sequential, so many bytes of digest
-  size_t done = 0;
-  for (; num_bytes - done > kBlockBytes; done += kBlockBytes) {
-    compress(state, message + done, done + kBlockBytes, false);
-  }
-  std::array<uint8_t, kBlockBytes> last = {};
-  std::memcpy(last.data(), message + done, num_bytes - done);
-  compress(state, last.data(), num_bytes, true);
+  std::array<uint64_t, 2> salt;
+  static_assert(sizeof(salt) == sizeof(parent));
+  std::memcpy(salt.data(), parent.data(), sizeof(salt));
+  state[4] ^= salt[0];
+  state[5] ^= salt[1];
+  static_assert(kPageBytes == 2 * kBlockBytes);
+  compress(state, page, kBlockBytes, false);
+  compress(state, page + kBlockBytes, kPageBytes, true);
   PageKey key;
   std::memcpy(key.data(), state.data(), key.size());
   return key;
@@ -91,13 +100,13 @@ PageKey blake2b(const uint8_t* message, size_t num_bytes) {
 std::vector<PageKey> page_keys(std::span<const int32_t> tokens, std::span<const uint8_t> parent) {
   check(parent.empty() || parent.size() == sizeof(PageKey), "page_keys",
         "parent: expected 0 or 16 bytes, got ", parent.size());
+  PageKey before = {};
+  std::copy(parent.begin(), parent.end(), before.begin());
   std::vector<PageKey> keys(tokens.size() / kPageTokens);
-  std::array<uint8_t, sizeof(PageKey) + kPageBytes> message;
   for (size_t page = 0; page < keys.size(); ++page) {
-    const std::span<const uint8_t> before = page == 0 ? parent : keys[page - 1];
-    std::copy(before.begin(), before.end(), message.begin());
-    std::memcpy(message.data() + before.size(), tokens.data() + page * kPageTokens, kPageBytes);
-    keys[page] = blake2b(message.data(), before.size() + kPageBytes);
+    std::array<uint8_t, kPageBytes> bytes;
+    std::memcpy(bytes.data(), tokens.data() + page * kPageTokens, kPageBytes);
+    before = keys[page] = key_of(bytes.data(), before);
   }
   return keys;
 }

@@ -1,6 +1,7 @@
 #include "engine/page_lists.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "terrazzo/core/check.hpp"
 
@@ -9,6 +10,7 @@ namespace {
 
 constexpr const char* kOp = "gather_pages";
 constexpr size_t kAhead = 16;  // lists; a table's row was last touched a step ago
+constexpr size_t kChunk = 8;   // pages; most lists are short, and a call for each would cost more
 
 void check_lists(std::span<int32_t> page_ids, std::span<const int32_t> indptr,
                  std::span<const int32_t> table, uint64_t width, std::span<const int64_t> row_idx) {
@@ -43,8 +45,19 @@ void gather_pages(std::span<int32_t> page_ids, std::span<const int32_t> indptr,
     if (i + kAhead < row_idx.size()) {
       __builtin_prefetch(table.data() + row_idx[i + kAhead] * width);
     }
-    std::copy_n(table.data() + row_idx[i] * width, indptr[i + 1] - indptr[i],
-                page_ids.data() + indptr[i]);
+    const int32_t* from = table.data() + row_idx[i] * width;
+    const size_t first = indptr[i];
+    const size_t count = indptr[i + 1] - first;
+    const size_t rounded = (count + kChunk - 1) / kChunk * kChunk;
+    int32_t* to = page_ids.data() + first;
+    if (rounded > width || first + rounded > page_ids.size()) {
+      std::copy_n(from, count, to);
+      continue;
+    }
+    // What is too much is overwritten by the lists that follow.
+    for (size_t done = 0; done < rounded; done += kChunk) {
+      std::memcpy(to + done, from + done, kChunk * sizeof(int32_t));
+    }
   }
 }
 

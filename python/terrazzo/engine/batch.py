@@ -26,6 +26,7 @@ class StepPlan:
     serials: NDArray[np.int64]  # [S]
     rows: NDArray[np.int32]  # [S]
     sampled: NDArray[np.int64]  # [R] indices into slots
+    sampled_slots: Slots  # [R]
     num_decodes: int  # the first of the slots; the others compute parts of prompts
 
     @property
@@ -71,7 +72,7 @@ def plan_step(
     table.cached[slots] = ends
     table.known[sampled_slots] = ends[chosen] + 1
     table.sampled_row[sampled_slots] = np.arange(len(sampled), dtype=_INT32)
-    return StepPlan(batch, slots, table.serial[slots], rows, sampled, num_decodes)
+    return StepPlan(batch, slots, table.serial[slots], rows, sampled, sampled_slots, num_decodes)
 
 
 def undo(table: SequenceTable, plan: StepPlan) -> None:
@@ -79,7 +80,7 @@ def undo(table: SequenceTable, plan: StepPlan) -> None:
     same = table.serial[plan.slots] == plan.serials
     slots = plan.slots[same]
     table.cached[slots] -= plan.rows[same]
-    table.known[plan.slots[plan.sampled][same[plan.sampled]]] -= 1
+    table.known[plan.sampled_slots[same[plan.sampled]]] -= 1
 
 
 def _token_ids(

@@ -254,9 +254,9 @@ class Engine:
         self._num_steps += 1
         self._num_rows += plan.batch.num_rows
         self._flops += self._flop_counter.of(plan.batch)
-        slots, tokens, logprobs = plan.slots[plan.sampled], output.tokens, output.logprobs
+        slots, tokens, logprobs = plan.sampled_slots, output.tokens, output.logprobs
         same = table.serial[plan.slots] == plan.serials
-        if same.all():
+        if np.count_nonzero(same) == len(same):
             table.settled_cached[plan.slots] += plan.rows
         else:
             # Sequences that left since the step was planned get nothing.
@@ -275,7 +275,7 @@ class Engine:
         )
         noted = np.flatnonzero(is_last | table.reports[slots])
         requests = [table.request(slot) for slot in slots[noted].tolist()]
-        if is_last.any():
+        if np.count_nonzero(is_last):
             self._scheduler.release(slots[is_last].tolist(), keep_outputs=False)
         jobs: list[TextJob] = []
         for request, token, logprob, count, ends, by_eos in zip(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .._core import held_tokens
 from ..step import PAGE_TOKENS
 
 _MIN_STRIDE = 16  # tokens
@@ -47,7 +48,8 @@ class KvForecast:
     ) -> None:
         """Sum up running sequences: tokens of each, tokens that each may still get, whether its
         end is open, and how many tokens are counted more than once because sequences share their
-        pages. Open ends come after `mean_open` tokens on average.
+        pages. Open ends come after `mean_open` tokens on average. Who gets no more tokens does not
+        count: it is about to leave.
         """
         self._survival = np.exp(self._times / -mean_open)
         num_open = int(np.count_nonzero(is_open))
@@ -90,9 +92,4 @@ class KvForecast:
 
     def _held(self, tokens: NDArray[np.int32], most: NDArray[np.int32]) -> NDArray[np.float64]:
         """Tokens at each moment, if all sequences get all tokens that they may."""
-        points = len(self._times)
-        last = np.minimum((most + (self._stride - 1)) // self._stride, points - 1)
-        count = np.bincount(last, minlength=points)[::-1].cumsum()[::-1]
-        now = np.bincount(last, weights=tokens + _HALF_PAGE, minlength=points)[::-1].cumsum()[::-1]
-        held: NDArray[np.float64] = now + count * self._times
-        return held
+        return held_tokens(tokens, most, self._stride, len(self._times), _HALF_PAGE)

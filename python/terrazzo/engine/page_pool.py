@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -61,7 +60,7 @@ class PagePool:
         self._place = np.full(num_pages, -1, np.int64)
         self._first = self._last = 0
         # The same memory, for the few pages of a prompt: numbers one by one, without an array each.
-        self._uses_of, self._place_of = memoryview(self._references), memoryview(self._place)
+        self._uses_of, self._place_of = self._references.data, self._place.data
         self._num_cached = 0
         self.evictions = 0
 
@@ -140,16 +139,17 @@ class PagePool:
         """
         if not pages.size:
             return
-        uses = Counter(pages[::-1].tolist())  # the last page first
-        released = np.fromiter(uses, np.int32, len(uses))
-        is_wrong = bool(released.min() < 0 or released.max() >= self.num_pages)
-        if not is_wrong:
-            left = self._references[released] - np.fromiter(uses.values(), np.int32, len(uses))
-            is_wrong = bool(left.min() < 0)
-        if is_wrong:
+        released = pages[::-1]  # the last page first
+        if np.minimum.reduce(released) < 0 or np.maximum.reduce(released) >= self.num_pages:
             raise ValueError(f"[PagePool] release: expected pages in use, got {pages.tolist()}")
-        self._references[released] = left
-        unused = released[left == 0]
+        np.subtract.at(self._references, released, 1)
+        left = self._references[released]
+        if np.minimum.reduce(left) < 0:
+            np.add.at(self._references, released, 1)
+            raise ValueError(f"[PagePool] release: expected pages in use, got {pages.tolist()}")
+        # Each once, however often it is listed.
+        freed = dict.fromkeys(released[left == 0].tolist())
+        unused = np.fromiter(freed, np.int32, len(freed))
         has_key = self._has_key[unused]
         self._keep(unused[has_key])
         self._push(unused[~has_key])

@@ -203,36 +203,39 @@ class Scheduler:
         if self.table.num_free == 0:
             return
         self._start_forecast()
-        num_running, num_pages = len(self.table.running), 0
+        table, waiting, most_rows = self.table, self.waiting, self.limits.max_chunk_tokens
+        num_running, num_pages = len(table.running), 0
         newcomers: list[Newcomer] = []
         passed: list[tuple[Request, int]] = []  # and how many were admitted before
-        num_awaiting, most = 0, self.table.num_free
-        while budget > 0 and len(newcomers) < most:
-            request = self.waiting.at(len(passed))
+        num_new, num_passed, num_awaiting, most = 0, 0, 0, table.num_free
+        while budget > 0 and num_new < most:
+            request = waiting.at(num_passed)
             if request is None:
                 break
             found = self._pages_found(request)
             newcomer = None
             if found is not None:
-                newcomer = self._try_admit(request, found, num_running + len(newcomers), num_pages)
+                newcomer = self._try_admit(request, found, num_running + num_new, num_pages)
             if newcomer is None:
-                passed.append((request, len(newcomers)))
+                passed.append((request, num_new))
+                num_passed += 1
                 num_awaiting += found is None
-                if len(passed) - num_awaiting == LOOKAHEAD or num_awaiting == MAX_AWAITING:
+                if num_passed - num_awaiting == LOOKAHEAD or num_awaiting == MAX_AWAITING:
                     break
-                most = min(most, len(newcomers) + MAX_OVERTAKEN - request.num_overtaken)
+                most = min(most, num_new + MAX_OVERTAKEN - request.num_overtaken)
                 continue
-            self.waiting.admit(len(passed))
+            waiting.admit(num_passed)
             newcomers.append(newcomer)
+            num_new += 1
             num_pages += newcomer.num_new
             prompts.append(newcomer.slot)
             pending = len(request.tokens) - len(newcomer.reused) * PAGE_TOKENS
-            rows.append(min(pending, self.limits.max_chunk_tokens, budget))
+            rows.append(min(pending, most_rows, budget))
             budget -= rows[-1]
         for request, num_before in passed:
-            request.num_overtaken += len(newcomers) - num_before
+            request.num_overtaken += num_new - num_before
         if newcomers:
-            self.table.admit(newcomers, self.pool.allocate(num_pages))
+            table.admit(newcomers, self.pool.allocate(num_pages))
 
     def _pages_found(self, request: Request) -> list[int] | None:
         """The pages that it can share; None if its next one is being computed by another request.
@@ -255,14 +258,14 @@ class Scheduler:
 
     def _start_forecast(self) -> None:
         table = self.table
-        stays = table.running[table.known[table.running] < table.limit[table.running]]
-        known = table.known[stays]
+        running = table.running
+        known = table.known[running]
         in_use = self.pool.num_pages - self.pool.num_free
-        shared = int(table.num_pages[table.running].sum()) - in_use
+        shared = int(np.add.reduce(table.num_pages[running])) - in_use
         self._forecast.start(
             known,
-            table.limit[stays] - known,
-            table.has_open_end[stays],
+            table.limit[running] - known,
+            table.has_open_end[running],
             mean_open=self.estimate.remaining,
             shared_tokens=shared * PAGE_TOKENS,
         )

@@ -141,7 +141,7 @@ class SequenceTable:
         arrivals = self.arrival[slots]
         last = int(self.arrival[self.running[-1]]) if self.running.size else -1
         self.running = np.concatenate([self.running, slots])
-        if arrivals[0] < last or (arrivals[1:] < arrivals[:-1]).any():
+        if arrivals[0] < last or np.count_nonzero(arrivals[1:] < arrivals[:-1]):
             order = np.argsort(self.arrival[self.running], kind="stable")
             self.running = self.running[order]
 
@@ -185,13 +185,13 @@ class SequenceTable:
         settled = self.settled[slots]
         columns = settled - self.num_prompt[slots]
         if columns.size:
-            self._make_columns(int(columns.max()) + 1)
+            self._make_columns(int(np.maximum.reduce(columns)) + 1)
         # One index into the flat array is faster than two. Rows lie far from each other, so writing
         # the second array takes as long again.
         places = slots * self.outputs.shape[1] + columns
         self.outputs.reshape(-1)[places] = tokens
         wants = self.wants_logprobs[slots]
-        if wants.any():
+        if np.count_nonzero(wants):
             self.logprobs.reshape(-1)[places[wants]] = logprobs[wants]
         self.last_token[slots] = tokens
         self.settled[slots] = settled + 1

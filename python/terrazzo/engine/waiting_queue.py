@@ -50,6 +50,8 @@ class WaitingQueue:
     def at(self, place: int) -> Request | None:
         """The request in this place of the queue, 0 is the first; None behind the last."""
         front = self._front
+        if place < len(front):
+            return front[place]
         while len(front) <= place and self._rest:
             request = self._rest.popleft()
             if request.is_waiting:
