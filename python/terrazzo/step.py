@@ -111,7 +111,9 @@ class StepInput:
             "expected temperature finite and >= 0",
         )
         _require(bool(_least(self.top_k) >= 0), "expected top_k >= 0")
-        _require(bool(_least(self.top_p) > 0 and _most(self.top_p) <= 1), "expected top_p in (0, 1]")
+        _require(
+            bool(_least(self.top_p) > 0 and _most(self.top_p) <= 1), "expected top_p in (0, 1]"
+        )
         _require(bool(_least(self.output_position) >= 0), "expected output_position >= 0")
 
 

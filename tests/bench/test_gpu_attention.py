@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from bench.device_times import keep_times
 from bench.gpu_models import (
     HEAD_DIM,
     Sizes,
@@ -71,6 +72,7 @@ def test_decode(
             )
 
     benchmark.pedantic(run, rounds=1)
+    keep_times(benchmark, {name: times[f"{name}_ms"] for name in lengths})
     benchmark.extra_info.update(
         table="decode attention",
         heads=sizes.name,
@@ -98,6 +100,7 @@ def test_prefill(
         )
 
     benchmark.pedantic(run, rounds=1)
+    keep_times(benchmark, {"attend_prefill": ours})
     benchmark.extra_info.update(
         table="prefill attention",
         heads=sizes.name,
