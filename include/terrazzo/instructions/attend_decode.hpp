@@ -107,7 +107,7 @@ struct AttendDecode {
           const uint32_t settled = least(first.num_settled(), second.num_settled());
           turn = least(settled, kTurnsAhead);
           stream_turns(loader, stream, args.kv_head, first, second, 0, turn);
-          wait_beside_pages(loader, args.kv_head, first, turn);
+          loader.wait_all_from_lane();
           waited = true;
         }
         load_queries();
@@ -245,19 +245,6 @@ struct AttendDecode {
   static TERRAZZO_GROUP_FN void stream_one(Loader<M>& loader, Stream& stream, uint32_t kv_head,
                                            const RowPages& row, uint32_t index) {
     stream_page(loader, stream, row.ids[index], kv_head, page_tokens(row.tokens, index));
-  }
-
-  /// Waits; meanwhile a row's next pages go to L2.
-  template <class M>
-  static TERRAZZO_GROUP_FN void wait_beside_pages(Loader<M>& loader, uint32_t kv_head,
-                                                  const RowPages& row, uint32_t begin) {
-    constexpr uint32_t kMostPages = 8;
-    for (uint32_t i = begin; i < row.count && i < kMostPages; ++i) {
-      loader.prefetch_from_lane(
-          page_address(loader.params, loader.layer(), row.ids[i], kv_head, 0, 0),
-          loader.params.shape.page_bytes());
-    }
-    loader.wait_all_from_lane();
   }
 
   /// The next page of this consumer's row: in turns with one of the other's, which it gives back.

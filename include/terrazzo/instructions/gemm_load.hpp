@@ -32,25 +32,8 @@ TERRAZZO_GROUP_FN void load_plain(Loader<M>& loader, const GemmStream& stream,
                      });
 }
 
-/// Within `by_one_lane`: few tokens wait for every tile of the instructions before. Their first
-/// weights are on their way to slots by now, `k_done` k tiles; more, if the wait blocks, go to L2.
-template <class M>
-TERRAZZO_GROUP_FN void wait_beside_weights(Loader<M>& loader, const GemmStream& stream,
-                                           uint32_t k_done, const std::byte* weights,
-                                           uint64_t weight_stride) {
-  constexpr uint32_t kPrefetchBytes = 256 * 1024;  // of 132 SMs together 34 MB of an L2 of 50
-  if (loader.would_block_from_lane(0)) {
-    const uint32_t bytes = stream.panels * kHalfPanelBytes;
-    const uint32_t most = kPrefetchBytes / bytes;
-    const uint32_t end = stream.k_panels < most ? stream.k_panels : most;
-    for (uint32_t k = k_done; k < end; ++k, weights += weight_stride) {
-      loader.prefetch_from_lane(weights, bytes);
-    }
-  }
-  loader.wait_all_from_lane();
-}
-
-/// Token slots of several k tiles, each followed by these k tiles' weights.
+/// Token slots of several k tiles, each followed by these k tiles' weights. Few tokens wait for every
+/// tile of the instructions before: the first weights are on their way by then.
 template <class M>
 TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
                                   const std::byte* weights, uint64_t weight_stride,
@@ -105,7 +88,7 @@ TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
         }
       }
       if (begin == 0) {
-        wait_beside_weights(loader, stream, count, weights, weight_stride);
+        loader.wait_all_from_lane();
         copy_tokens();
       }
     }
@@ -122,9 +105,9 @@ TERRAZZO_GROUP_FN void load_small_paired(Loader<M>& loader, const GemmStream& st
   const uint32_t token_bytes = stream.token_bytes();
   loader.by_one_lane(stream.slots(0).count, [&](auto& slots) TERRAZZO_LAMBDA {
     bool waited = false;
-    const auto wait_once = [&](uint32_t k_done) TERRAZZO_LAMBDA {
+    const auto wait_once = [&]() TERRAZZO_LAMBDA {
       if (!waited) {
-        wait_beside_weights(loader, stream, k_done, weights, weight_stride);
+        loader.wait_all_from_lane();
         waited = true;
       }
     };
@@ -136,7 +119,7 @@ TERRAZZO_GROUP_FN void load_small_paired(Loader<M>& loader, const GemmStream& st
       for (uint32_t k = 0; k < 2 * kPairs; ++k, weights += weight_stride) {
         slots.copy(pair[k / 2 * 2 + 1], k % 2 * kHalfPanelBytes, weights, kHalfPanelBytes);
       }
-      wait_once(2 * kPairs);
+      wait_once();
       TERRAZZO_UNROLL
       for (uint32_t k = 0; k < 2 * kPairs; ++k, tokens += kPanelBytes) {
         slots.copy(pair[k / 2 * 2], k % 2 * token_bytes, tokens, row_bytes);
@@ -149,7 +132,7 @@ TERRAZZO_GROUP_FN void load_small_paired(Loader<M>& loader, const GemmStream& st
       for (uint32_t k = 0; k < count; ++k, weights += weight_stride) {
         slots.copy(pair[1], k * kHalfPanelBytes, weights, kHalfPanelBytes);
       }
-      wait_once(count);
+      wait_once();
       for (uint32_t k = 0; k < count; ++k, tokens += kPanelBytes) {
         slots.copy(pair[0], k * token_bytes, tokens, row_bytes);
       }

@@ -240,11 +240,6 @@ class Loader {
     claimed_ = claimed_ || left_ <= kClaimAheadSlots;
   }
 
-  /// Before a wait: constants that the instruction will stream are brought closer.
-  TERRAZZO_GROUP_FN void prefetch_from_lane(const std::byte* source, uint32_t bytes) {
-    M::prefetch(role_, source, bytes);
-  }
-
   /// Within `by_one_lane`: whether wait `index` would block; tells nothing about memory.
   TERRAZZO_GROUP_FN bool would_block_from_lane(uint32_t index) {
     const Wait& wait = instruction_->waits[index];

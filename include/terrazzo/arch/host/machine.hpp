@@ -70,8 +70,6 @@ struct Machine {
   /// Whether this lane acts for its group.
   static bool is_elected(const Role&) { return true; }
 
-  /// Brings constants closer; here they are as close as they get.
-  static void prefetch(const Role&, const std::byte*, uint32_t) {}
   static void converge(const Role&) {}
 
   /// Calls f(i) for i < count, spread over the lanes of the group.

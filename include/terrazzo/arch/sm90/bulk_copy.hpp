@@ -33,11 +33,6 @@ __device__ __forceinline__ void bulk_load_hint_async(uint32_t target, const void
       : "memory");
 }
 
-/// Into L2. PTX: cp.async.bulk.prefetch.L2
-__device__ __forceinline__ void bulk_prefetch_async(const void* source, uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(source), "r"(bytes) : "memory");
-}
-
 /// Joins the lane's open bulk group. PTX: cp.async.bulk
 __device__ __forceinline__ void bulk_store_async(void* target, uint32_t source, uint32_t bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(target),

@@ -67,13 +67,6 @@ struct Machine {
 
   static __device__ __forceinline__ bool is_elected(const Role&) { return elect_one(); }
 
-  static __device__ __forceinline__ void prefetch(const Role& role, const std::byte* source,
-                                                  uint32_t bytes) {
-    if (!role.aborted()) {
-      bulk_prefetch_async(source, bytes);
-    }
-  }
-
   template <class F>
   static __device__ __forceinline__ void for_each_lane(const Role& role, uint32_t count, F f) {
     for (uint32_t i = role.lane(); i < count; i += kWarpThreads) {

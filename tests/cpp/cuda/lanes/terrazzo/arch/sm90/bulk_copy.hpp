@@ -15,8 +15,6 @@ inline void bulk_load_async(uint32_t target, const void* source, uint32_t bytes,
       {lanes::Launch::lane().block, target, static_cast<const std::byte*>(source), bytes, barrier});
 }
 
-inline void bulk_prefetch_async(const void*, uint32_t) {}
-
 inline void bulk_store_async(void* target, uint32_t source, uint32_t bytes) {
   lanes::require(bytes != 0 && bytes % 16 == 0 && source % 16 == 0 &&
                      reinterpret_cast<uintptr_t>(target) % 16 == 0,
