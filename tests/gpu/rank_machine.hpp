@@ -103,8 +103,7 @@ class RankMachine {
   RankMachine(const ModelShape& shape, const StepLimits& limits, const TestModel& model,
               uint64_t watchdog_ns, bool real)
       : shape_(shape),
-        machine_(shape, limits,
-                 {.watchdog_ns = watchdog_ns, .ranks_per_gpu = real ? 1 : shape.world}) {
+        machine_(shape, limits, from_first_gpu(watchdog_ns, real ? 1 : shape.world)) {
     for (uint32_t rank = 0; rank < shape.world; ++rank) {
       machine_.set_model(model.packed(rank), model.tables(), rank);
     }
@@ -147,6 +146,12 @@ class RankMachine {
   }
 
  private:
+  /// A machine takes GPUs from the current one on, which may be another machine's last.
+  static cuda::CudaOptions from_first_gpu(uint64_t watchdog_ns, uint32_t ranks_per_gpu) {
+    cuda::check_cuda(cudaSetDevice(0));
+    return {.watchdog_ns = watchdog_ns, .ranks_per_gpu = ranks_per_gpu};
+  }
+
   ModelShape shape_;
   cuda::CudaMachine machine_;
 };

@@ -34,10 +34,11 @@ constexpr uint64_t kWatchdogNs = 10'000'000'000;
 constexpr int kRunsOfSession = 4;
 constexpr size_t kLiveSessions = 8;
 constexpr size_t kStepsOfWarmUp = 12;
+constexpr uint32_t kMostSms = 132;           // that units of work are cut for
 constexpr int kMostPrinted = 5;              // failures of a kind
 constexpr int64_t kHostSlack = 256 << 20;    // the allocator's and the sessions'
 constexpr size_t kLeakBytes = 4 << 20;       // planted
-constexpr uint8_t kBlanks[] = {0x3b, 0xb9};  // finite, and no K or V: as bf16 +-0.003, four alike
+constexpr uint8_t kBlanks[] = {0x3b, 0xff};  // no K or V: as bf16 0.003 and NaN, four alike
 
 struct Options {
   uint64_t seed = 1;
@@ -159,7 +160,7 @@ class Soak {
   void prime() {
     machine_.clear_pages(kBlanks[0]);
     const StepArrays largest = largest_step(limits_);
-    const LoweredStep step = lower(largest.request(), shape_, limits_, {machine_->num_sms()});
+    const LoweredStep step = lower(largest.request(), shape_, limits_, {kMostSms});
     for (uint32_t i = 0; i < cuda::CudaMachine::kNumSlots; ++i) {
       machine_.submit(step);
       machine_.collect();
@@ -230,7 +231,7 @@ class Soak {
       // Units of work are cut for other numbers of SMs: no bit may depend on it.
       const uint32_t sms = session->runs == 0 || random_.chance(0.5)
                                ? machine_->num_sms()
-                               : static_cast<uint32_t>(random_.range(1, 132));
+                               : static_cast<uint32_t>(random_.range(1, int{kMostSms}));
       const LoweredStep step = lower(session->steps[i].request(), shape_, limits_, {sms});
       machine_->set_delays({static_cast<uint32_t>(random_.engine()()),
                             random_.pick({0U, 0U, 0U, 1'000U, 4'000U, 20'000U})});
