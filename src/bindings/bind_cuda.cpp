@@ -120,6 +120,23 @@ void bind_cuda(nb::module_& m) {
           nb::arg("column_scale"),
           "Rows of a bf16 source [rows, cols] to output rows of a matrix, times a factor a column.")
       .def(
+          "pack_repeated",
+          [](CudaModel& self, uint32_t gpu, terrazzo::Matrix which, uint32_t layer,
+             const Array1<int32_t>& target_rows, const Array1<uint16_t>& pool, uint64_t first,
+             uint64_t stride, uint64_t rows, uint64_t cols, const Array1<int32_t>& source_rows,
+             const Array1<float>& column_scale) {
+            self.pack_repeated(
+                gpu,
+                {which, layer, span_of(target_rows), span_of(source_rows), span_of(column_scale)},
+                {{as_bf16(pool.data()), pool.size()}, first, stride, rows, cols});
+          },
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("gpu"), nb::arg("which"),
+          nb::arg("layer"), nb::arg("target_rows"), nb::arg("pool"), nb::arg("first"),
+          nb::arg("stride"), nb::arg("rows"), nb::arg("cols"), nb::arg("source_rows"),
+          nb::arg("column_scale"),
+          "The same of a source [rows, cols] whose (row, col) is the value "
+          "(first + row * stride + col) modulo its size of a bf16 pool; made on the device.")
+      .def(
           "set_tables",
           [](CudaModel& self, const Array2<uint16_t>& embedding, const Array1<uint16_t>& final_norm,
              const Array2<float>& rope) {

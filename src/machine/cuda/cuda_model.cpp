@@ -104,6 +104,11 @@ void CudaModel::pack_rows(uint32_t rank, const RowMove& move, const SourceMatrix
   parts_->machine.weights(rank).load_rows(move, source);
 }
 
+void CudaModel::pack_repeated(uint32_t rank, const RowMove& move, const RepeatedMatrix& source) {
+  check(rank < shape_.world, "pack_repeated", "gpu ", rank, " of ", shape_.world);
+  parts_->machine.weights(rank).load_repeated(move, source);
+}
+
 void CudaModel::set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
                            std::span<const float> rope) {
   for (uint32_t rank = 0; rank < shape_.world; ++rank) {

@@ -59,6 +59,9 @@ class CudaModel {
   /// different rows.
   void pack_rows(uint32_t rank, const RowMove& move, const SourceMatrix& source);
 
+  /// The same of a source that repeats; its rows are made on the device.
+  void pack_repeated(uint32_t rank, const RowMove& move, const RepeatedMatrix& source);
+
   /// The last part of loading, to all ranks. embedding: [vocab, hidden]; final_norm: [hidden];
   /// rope: [max_position, head_dim].
   void set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,

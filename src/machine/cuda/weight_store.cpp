@@ -86,6 +86,22 @@ void WeightStore::load_rows(const RowMove& move, const SourceMatrix& source) {
   }
 }
 
+void WeightStore::load_repeated(const RowMove& move, const RepeatedMatrix& source) {
+  check_move(shape_, {nullptr, source.rows, source.cols}, move);
+  check(!source.pool.empty(), "pack_repeated", "expected values, got none");
+  if (move.source_rows.empty()) {
+    return;
+  }
+  check_cuda(cudaSetDevice(device_));
+  const Loan carrier(*this);
+  const uint64_t bytes = fill_repeated(carrier->host.data(), kCarrierBytes, move, source);
+  check_cuda(cudaMemcpyAsync(carrier->device.data(), carrier->host.data(), bytes,
+                             cudaMemcpyHostToDevice, carrier->stream.get()));
+  launch_pack(
+      repeated_at(carrier->device.data(), move, source, views_[static_cast<uint32_t>(move.which)]),
+      carrier->stream.get());
+}
+
 void WeightStore::load_plain(std::byte* target, const void* source, uint64_t rows, uint64_t bytes,
                              uint64_t target_bytes) {
   const uint64_t rows_each = kCarrierBytes / bytes;

@@ -24,6 +24,9 @@ class WeightStore {
   /// may call it at once for different rows.
   void load_rows(const RowMove& move, const SourceMatrix& source);
 
+  /// The same of a source that repeats: its values travel once, the rows are made on the device.
+  void load_repeated(const RowMove& move, const RepeatedMatrix& source);
+
   /// embedding: [vocab, hidden]; final_norm: [hidden]; rope: [max_position, head_dim].
   void load_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
                    std::span<const float> rope);

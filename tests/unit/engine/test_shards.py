@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ pytest.importorskip("terrazzo._core", reason="needs the compiled extension")
 from terrazzo._core import Matrix
 from terrazzo.capacity import Capacity, model_shape
 from terrazzo.loading import load_weights
+from terrazzo.models.dummy import DummyCheckpoint
 from terrazzo.runner import ModelRunner
 
 CONFIG = small_config()
@@ -38,7 +40,7 @@ class RecordingMachine:
     def __init__(self, gpus: int, o_sharded: bool = False) -> None:
         capacity = Capacity(CONFIG, 64, 4, 128, 4, 128)
         self.shape = model_shape(CONFIG, gpus, 128, o_sharded=o_sharded)
-        self.limits = capacity.limits(4)
+        self.limits = capacity.limits(4, self.shape)
         self.rows: dict[tuple[int, str, int, int], NDArray[np.uint16]] = {}
         self.tables: tuple[int, ...] = ()
 
@@ -65,6 +67,33 @@ class RecordingMachine:
         rope: NDArray[np.float32],
     ) -> None:
         self.tables = (*embedding.shape, *final_norm.shape, *rope.shape)
+
+
+class RepeatingRecordingMachine(RecordingMachine):
+    """Makes values that repeat itself, and knows how many rows it made."""
+
+    def __init__(self, gpus: int, o_sharded: bool = False) -> None:
+        super().__init__(gpus, o_sharded)
+        self.made = 0
+
+    def pack_repeated(
+        self,
+        gpu: int,
+        which: Matrix,
+        layer: int,
+        target_rows: NDArray[np.int32],
+        pool: NDArray[np.uint16],
+        first: int,
+        stride: int,
+        rows: int,
+        cols: int,
+        source_rows: NDArray[np.int32],
+        column_scale: NDArray[np.float32],
+    ) -> None:
+        index = first + np.arange(rows)[:, None] * stride + np.arange(cols)[None, :]
+        source = pool[index % len(pool)]
+        self.pack_rows(gpu, which, layer, target_rows, source, source_rows, column_scale)
+        self.made += len(target_rows)
 
 
 def rows_of(machine: RecordingMachine, gpu: int, which: Matrix) -> Sequence[NDArray[np.uint16]]:
@@ -114,6 +143,22 @@ def test_a_sharded_o_is_dealt_by_heads() -> None:
     assert {len(half) for pair in halves for half in pair} == {width}
     joined = [np.concatenate(pair).tobytes() for pair in halves]
     assert joined == [row.tobytes() for row in rows_of(one, 0, Matrix.O)]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("gpus", "o_sharded"), [(1, False), (2, False), (2, True)])
+def test_random_weights_are_made_by_the_machine(gpus: int, o_sharded: bool, tied: bool) -> None:
+    """With the bits that would travel otherwise; a tied LM head travels, with the embedding."""
+    checkpoint = DummyCheckpoint(replace(CONFIG, tie_word_embeddings=tied))
+    plain = RecordingMachine(gpus, o_sharded)
+    repeating = RepeatingRecordingMachine(gpus, o_sharded)
+    for machine in (plain, repeating):
+        load_weights(machine, checkpoint, gpus=gpus)
+    assert plain.rows.keys() == repeating.rows.keys()
+    for key, row in plain.rows.items():
+        np.testing.assert_array_equal(repeating.rows[key], row, str(key))
+    of_head = sum(key[1] == str(Matrix.LM_HEAD) for key in plain.rows)
+    assert repeating.made == len(plain.rows) - (of_head if tied else 0)
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
