@@ -41,8 +41,7 @@ void launch_fingerprints(std::span<const Region> regions, uint64_t* sums, cudaSt
   std::copy(regions.begin(), regions.end(), params.each);
   cuda::check_cuda(cudaMemsetAsync(sums, 0, regions.size() * sizeof(uint64_t), stream));
   const dim3 grid(kBlocks, static_cast<uint32_t>(regions.size()));
-  sum_words<<<grid, kThreads, 0, stream>>>(params,
-                                           reinterpret_cast<unsigned long long*>(sums));
+  sum_words<<<grid, kThreads, 0, stream>>>(params, reinterpret_cast<unsigned long long*>(sums));
   cuda::check_cuda(cudaGetLastError());
 }
 

@@ -41,7 +41,7 @@ constexpr StepLimits rank_limits(bool small) {
           .max_partials = 1024};
 }
 
-/// A random small model with 8 KV heads; O lies either way.
+/// A random small model with 8 KV heads.
 inline ModelShape rank_shape(Random& random, uint32_t world, uint32_t head_dim, bool small) {
   return {.num_layers = small ? 1U : 2U,
           .hidden = small ? 72U : random.pick({520U, 704U}),
@@ -52,8 +52,7 @@ inline ModelShape rank_shape(Random& random, uint32_t world, uint32_t head_dim, 
           .vocab = small ? 300U : 1100U,
           .norm_eps = 1e-5F,
           .world = world,
-          .split_tokens = small ? 64U : 128U,
-          .o_sharded = random.chance(0.5)};
+          .split_tokens = small ? 64U : 128U};
 }
 
 /// Of bf16 values.
@@ -83,7 +82,8 @@ inline void clear_padding(Bytes& residual, const LoweredStep& step) {
   if (rows == 0) {
     return;
   }
-  const size_t panels = residual.size() / kPanelBytes / ceil_div<size_t>(step.rows.size(), kRowBlock);
+  const size_t panels =
+      residual.size() / kPanelBytes / ceil_div<size_t>(step.rows.size(), kRowBlock);
   for (size_t panel = 0; panel < panels; ++panel) {
     std::byte* const end = residual.data() + residual.size() - panel * kPanelBytes;
     std::fill(end - (kRowBlock - rows) * kRowBytes, end, std::byte{0});

@@ -2,6 +2,7 @@
 // left: the residual stream, the KV pages and the tokens of every rank, and the wanted logits.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <deque>
 #include <memory>

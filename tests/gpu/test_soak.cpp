@@ -16,16 +16,17 @@
 #include <thread>
 #include <vector>
 
-#include "host/traffic.hpp"
 #include "lower/lower.hpp"
 #include "require_gpu.hpp"
-#include "soak_machine.hpp"
+#include "soak_sessions.hpp"
 
 namespace terrazzo {
 namespace {
 
 using testing::Outcome;
 using testing::Random;
+using testing::Session;
+using testing::SessionPtr;
 using testing::SoakMachine;
 using testing::StepArrays;
 using Clock = std::chrono::steady_clock;
@@ -55,42 +56,10 @@ struct Config {
   bool o_sharded;
 };
 
-/// How many sequences run at least, and their longest prompt.
-struct Load {
-  uint32_t sequences;
-  int32_t longest_prompt;
-};
-constexpr Load kLoads[] = {{1, 6}, {5, 600}, {30, 200}, {132, 30}, {100, 6}};
-constexpr Load kSmallLoads[] = {{1, 6}, {2, 150}, {20, 10}};
-
 ModelShape shape_of(const Config& config, bool small, Random& random) {
   ModelShape shape = testing::rank_shape(random, config.world, config.head_dim, small);
   shape.o_sharded = config.o_sharded;
   return shape;
-}
-
-/// Consecutive steps that begin without a cache, and what each left when it ran first.
-struct Session {
-  size_t number;
-  std::vector<StepArrays> steps;
-  std::vector<Outcome> expected;
-  int runs = 0;
-};
-
-/// A step of many rows, sequences and logits: what memory is for.
-StepArrays largest_step(const StepLimits& limits) {
-  StepArrays arrays;
-  const auto sequences = static_cast<int32_t>(limits.max_sequences);
-  const auto page = static_cast<int32_t>(kPageTokens);
-  int32_t left = static_cast<int32_t>(limits.max_rows) - sequences;
-  for (int32_t i = 0; i < sequences; ++i) {
-    const int32_t more = i % 2 == 0 ? 0 : std::min(left, page - 1);
-    arrays.add_sequence(1 + more, i % 2 == 0 ? page + page / 2 : 0);
-    arrays.add_logit_row(static_cast<int32_t>(arrays.token_ids.size()) - 1, 0.8F, 5, true);
-    left -= more;
-  }
-  arrays.assign_pages(testing::ascending_pages(limits.num_pages));
-  return arrays;
 }
 
 int64_t free_device_bytes() {
@@ -149,8 +118,6 @@ class Soak {
   bool found_leak() const { return leaks_; }
 
  private:
-  using SessionPtr = std::shared_ptr<Session>;
-
   struct Expected {
     SessionPtr session;
     size_t index;  // of the step in it
@@ -159,7 +126,7 @@ class Soak {
   /// Memory that grows with the steps has its full size after this.
   void prime() {
     machine_.clear_pages(kBlanks[0]);
-    const StepArrays largest = largest_step(limits_);
+    const StepArrays largest = testing::largest_step(limits_);
     const LoweredStep step = lower(largest.request(), shape_, limits_, {kMostSms});
     for (uint32_t i = 0; i < cuda::CudaMachine::kNumSlots; ++i) {
       machine_.submit(step);
@@ -167,26 +134,17 @@ class Soak {
     }
   }
 
-  SessionPtr new_session(const Load& load, size_t length) {
-    auto session = std::make_shared<Session>();
-    session->number = num_sessions_++;
-    testing::Traffic traffic(seed_ + 1000 * num_sessions_, shape_, limits_, load.sequences,
-                             load.longest_prompt);
-    while (session->steps.size() < length) {
-      session->steps.push_back(traffic.next());
-    }
-    return session;
-  }
-
-  Load random_load() {
-    return options_.small ? random_.pick({kSmallLoads[0], kSmallLoads[1], kSmallLoads[2]})
-                          : random_.pick({kLoads[0], kLoads[1], kLoads[2], kLoads[3], kLoads[4]});
+  SessionPtr new_session(const testing::Load& load, size_t length) {
+    const size_t number = num_sessions_++;
+    return testing::new_session(number, seed_ + 1000 * num_sessions_, shape_, limits_, load,
+                                length);
   }
 
   void compare_with_host() {
     host::HostMachine host(shape_, limits_, {.num_sms = 2});
     model_.attach(host);
-    const SessionPtr session = new_session(options_.small ? kSmallLoads[1] : kLoads[1], 4);
+    const SessionPtr session =
+        new_session(options_.small ? testing::kSmallLoads[1] : testing::kLoads[1], 4);
     machine_.clear_pages(kBlanks[0]);
     for (size_t i = 0; i < session->steps.size(); ++i) {
       const LoweredStep step =
@@ -211,7 +169,8 @@ class Soak {
     fault_at_ = options_.plant ? num_collected_ + steps / 2 : ~size_t{0};
     while (num_submitted_ < end) {
       if (live_.size() < kLiveSessions) {
-        live_.push_back(new_session(random_load(), static_cast<size_t>(random_.range(3, 10))));
+        live_.push_back(new_session(testing::random_load(random_, options_.small),
+                                    static_cast<size_t>(random_.range(3, 10))));
       }
       const auto index =
           static_cast<size_t>(random_.range(0, static_cast<int32_t>(live_.size()) - 1));
@@ -374,8 +333,8 @@ int run(const Options& options) {
   }
   const int64_t before = free_device_bytes();
   for (size_t i = 0; i < configs.size(); ++i) {
-    failures += run_config(configs[i], options, options.seed + i,
-                           ceil_div(options.steps, configs.size()));
+    failures +=
+        run_config(configs[i], options, options.seed + i, ceil_div(options.steps, configs.size()));
     const int64_t lost = before - free_device_bytes();
     if (lost != 0) {
       std::printf("FAIL %lld bytes of the GPU's memory did not come back\n",

@@ -1,7 +1,7 @@
 // Whole steps on the GPU against the host machine: consecutive random steps of a small model, all
 // instructions, all waits; then the same steps again, for equal bits.
 //
-// test_step [seed] [number of models]
+// test_step [seed] [number of models] [seconds until a wait is given up]
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -26,8 +26,7 @@ struct StepResult {
 
 StepResult run_gpu(cuda::CudaMachine& machine, const LoweredStep& step, uint64_t residual_bytes) {
   machine.run(step);
-  StepResult out{testing::Bytes(residual_bytes),
-                 std::vector<SampledToken>(step.logit_rows.size())};
+  StepResult out{testing::Bytes(residual_bytes), std::vector<SampledToken>(step.logit_rows.size())};
   machine.read(Buffer::kX, 0, out.residual.data(), residual_bytes);
   machine.read(Buffer::kSampled, 0, out.sampled.data(), out.sampled.size() * sizeof(SampledToken));
   return out;
@@ -38,7 +37,7 @@ bool equal_bits(const StepResult& a, const StepResult& b) {
                                                  a.sampled.size() * sizeof(SampledToken)) == 0;
 }
 
-int test_model(uint64_t seed) {
+int test_model(uint64_t seed, uint64_t watchdog_ns) {
   Random random(seed);
   const ModelShape shape = testing::tiny_shape(random, 1);
   const StepLimits limits{.max_rows = 320,
@@ -53,7 +52,7 @@ int test_model(uint64_t seed) {
   std::vector<StepResult> first;
   int failures = 0;
   for (const uint32_t sms : {0U, 0U, 7U}) {
-    cuda::CudaMachine gpu(shape, limits, {.num_sms = sms, .watchdog_ns = 3'000'000'000});
+    cuda::CudaMachine gpu(shape, limits, {.num_sms = sms, .watchdog_ns = watchdog_ns});
     gpu.set_model(model.packed(0), model.tables());
     testing::Traffic traffic(seed, shape, limits, 12, 200);
     for (int i = 0; i < kSteps; ++i) {
@@ -100,11 +99,11 @@ int test_model(uint64_t seed) {
   return failures;
 }
 
-int run(uint64_t seed, int models) {
+int run(uint64_t seed, int models, uint64_t watchdog_ns) {
   int failures = 0;
   for (int i = 0; i < models; ++i) {
     std::printf("model %d\n", i);
-    failures += test_model(seed + static_cast<uint64_t>(i));
+    failures += test_model(seed + static_cast<uint64_t>(i), watchdog_ns);
     std::fflush(stdout);
   }
   std::printf("%s: %d failures\n", failures == 0 ? "PASS" : "FAIL", failures);
@@ -117,5 +116,6 @@ int run(uint64_t seed, int models) {
 int main(int argc, char** argv) {
   terrazzo::testing::require_gpu();
   const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
-  return terrazzo::run(seed, argc > 2 ? std::atoi(argv[2]) : 3);
+  const uint64_t seconds = argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 3;
+  return terrazzo::run(seed, argc > 2 ? std::atoi(argv[2]) : 3, seconds * 1'000'000'000);
 }
