@@ -198,6 +198,9 @@ class CudaModel:
         Embedding bf16 [vocab, hidden], final norm bf16 [hidden], rope fp32 [positions, head_dim]; ends the loading.
         """
 
+    def set_repeated_tables(self, pool: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], first: int, stride: int, rows: int, cols: int, final_norm: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], rope: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> None:
+        """The same with an embedding that repeats, as for pack_repeated."""
+
     def submit(self, arrays: StepArrays) -> int:
         """Prepares and queues a step; its number."""
 

@@ -12,10 +12,10 @@ import numpy as np
 from .packing import (
     Machine,
     Shard,
-    Source,
     pack_layer,
     pack_lm_head,
     rope_table,
+    set_tables,
     weight_source,
 )
 
@@ -49,8 +49,8 @@ def load_weights(
         Shard(config, gpu, gpus, shape.act_panels, shape.vocab_panels, shape.o_sharded)
         for gpu in range(gpus)
     ]
-    embedding = np.ascontiguousarray(checkpoint.tensor("model.embed_tokens.weight"))
-    lm_head: Source = embedding
+    embedding = weight_source(machine, checkpoint, "model.embed_tokens.weight")
+    lm_head = embedding
     if not config.tie_word_embeddings:
         lm_head = weight_source(machine, checkpoint, "lm_head.weight")
     if num_threads is None:
@@ -76,6 +76,6 @@ def load_weights(
             raise
     final_norm = np.ascontiguousarray(checkpoint.tensor("model.norm.weight"))
     rope = rope_table(config.inv_freq(), machine.limits.max_position)
-    machine.set_tables(embedding, final_norm, np.ascontiguousarray(rope))
+    set_tables(machine, embedding, final_norm, np.ascontiguousarray(rope))
     if progress is not None:
         progress(total, total)

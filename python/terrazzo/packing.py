@@ -71,6 +71,17 @@ class RepeatingMachine(Machine, Protocol):
         column_scale: NDArray[np.float32],
     ) -> None: ...
 
+    def set_repeated_tables(
+        self,
+        pool: NDArray[np.uint16],
+        first: int,
+        stride: int,
+        rows: int,
+        cols: int,
+        final_norm: NDArray[np.uint16],
+        rope: NDArray[np.float32],
+    ) -> None: ...
+
 
 def weight_source(machine: Machine, checkpoint: Checkpoint, name: str) -> Source:
     """A matrix of the checkpoint; without its values where the machine can make them."""
@@ -234,6 +245,22 @@ def pack_lm_head(model: Machine, lm_head: Source, shard: Shard) -> None:
     if len(rows):
         local = np.arange(len(rows), dtype=np.int32)
         _pack(model, shard.gpu, Matrix.LM_HEAD, 0, local, lm_head, rows)
+
+
+def set_tables(
+    machine: Machine,
+    embedding: Source,
+    final_norm: NDArray[np.uint16],
+    rope: NDArray[np.float32],
+) -> None:
+    """The last part of loading."""
+    if isinstance(embedding, RepeatedTensor):
+        assert isinstance(machine, RepeatingMachine)
+        machine.set_repeated_tables(
+            embedding.pool, embedding.first, embedding.stride, *embedding.shape, final_norm, rope
+        )
+    else:
+        machine.set_tables(embedding, final_norm, rope)
 
 
 def rope_table(inv_freq: NDArray[np.float32], positions: int) -> NDArray[np.float32]:

@@ -12,6 +12,8 @@ namespace nb = nanobind;
 namespace {
 
 using terrazzo::ModelShape;
+using terrazzo::RepeatedMatrix;
+using terrazzo::SourceMatrix;
 using terrazzo::StepLimits;
 using terrazzo::bindings::Array1;
 using terrazzo::bindings::Array2;
@@ -140,14 +142,26 @@ void bind_cuda(nb::module_& m) {
           "set_tables",
           [](CudaModel& self, const Array2<uint16_t>& embedding, const Array1<uint16_t>& final_norm,
              const Array2<float>& rope) {
-            self.set_tables({as_bf16(embedding.data()), embedding.shape(0), embedding.shape(1)},
-                            {as_bf16(final_norm.data()), final_norm.size()},
-                            {rope.data(), rope.size()});
+            self.set_tables(
+                SourceMatrix{as_bf16(embedding.data()), embedding.shape(0), embedding.shape(1)},
+                {as_bf16(final_norm.data()), final_norm.size()}, {rope.data(), rope.size()});
           },
           nb::call_guard<nb::gil_scoped_release>(), nb::arg("embedding"), nb::arg("final_norm"),
           nb::arg("rope"),
           "Embedding bf16 [vocab, hidden], final norm bf16 [hidden], rope fp32 [positions, "
           "head_dim]; ends the loading.")
+      .def(
+          "set_repeated_tables",
+          [](CudaModel& self, const Array1<uint16_t>& pool, uint64_t first, uint64_t stride,
+             uint64_t rows, uint64_t cols, const Array1<uint16_t>& final_norm,
+             const Array2<float>& rope) {
+            self.set_tables(
+                RepeatedMatrix{{as_bf16(pool.data()), pool.size()}, first, stride, rows, cols},
+                {as_bf16(final_norm.data()), final_norm.size()}, {rope.data(), rope.size()});
+          },
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("pool"), nb::arg("first"),
+          nb::arg("stride"), nb::arg("rows"), nb::arg("cols"), nb::arg("final_norm"),
+          nb::arg("rope"), "The same with an embedding that repeats, as for pack_repeated.")
       .def(
           "submit",
           [](CudaModel& self, const StepArrays& arrays) { return self.submit(arrays.request()); },

@@ -73,4 +73,19 @@ TERRAZZO_GROUP_FN void pack_chunk(const RowBlock& block, uint32_t index, uint32_
   std::memcpy(__builtin_assume_aligned(place, kChunkBytes), line, kChunkBytes);
 }
 
+/// Rows of a source on their way into a table: one after the other, padded to whole panels.
+struct TableRows {
+  bf16* target;     // [rows, columns of whole panels], row-major
+  RowBlock source;  // without `matrix` and rows that move: all do
+};
+
+/// 8 columns of a row.
+TERRAZZO_GROUP_FN void lay_chunk(const TableRows& table, uint64_t row, uint32_t chunk) {
+  alignas(kChunkBytes) bf16 line[kChunkElems];
+  read_line(line, table.source, row, chunk * kChunkElems);
+  const uint64_t chunks = row * table.source.chunks_per_row() + chunk;
+  std::byte* const place = reinterpret_cast<std::byte*>(table.target) + chunks * kChunkBytes;
+  std::memcpy(__builtin_assume_aligned(place, kChunkBytes), line, kChunkBytes);
+}
+
 }  // namespace terrazzo

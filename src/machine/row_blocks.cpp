@@ -109,6 +109,7 @@ RowBlock block_at(const std::byte* buffer, const MoveBlock& block, const RowMove
 uint64_t fill_repeated(std::byte* buffer, uint64_t capacity_bytes, const RowMove& move,
                        const RepeatedMatrix& source) {
   const Places places = places_of(move, source);
+  check(!source.pool.empty(), "pack_repeated", "expected values, got none");
   check(places.end <= capacity_bytes, "pack_repeated", "a pool of ", source.pool.size(),
         " values and ", move.source_rows.size(), " rows do not fit into a buffer of ",
         capacity_bytes, " bytes");

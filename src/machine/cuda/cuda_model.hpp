@@ -67,6 +67,10 @@ class CudaModel {
   void set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
                   std::span<const float> rope);
 
+  /// The same with an embedding that repeats.
+  void set_tables(const RepeatedMatrix& embedding, std::span<const bf16> final_norm,
+                  std::span<const float> rope);
+
   /// Ends the loading in its own way: random weights, tables and KV pages, made on the device. For
   /// measurements: padding is random too.
   void fill_random(uint64_t seed);

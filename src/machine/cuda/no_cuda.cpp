@@ -38,6 +38,9 @@ void CudaModel::pack_repeated(uint32_t, const RowMove&, const RepeatedMatrix&) {
 void CudaModel::set_tables(const SourceMatrix&, std::span<const bf16>, std::span<const float>) {
   absent();
 }
+void CudaModel::set_tables(const RepeatedMatrix&, std::span<const bf16>, std::span<const float>) {
+  absent();
+}
 void CudaModel::fill_random(uint64_t) { absent(); }
 std::vector<float> CudaModel::time_step(const StepRequest&, std::span<const Opcode>,
                                         const TimingOptions&) {

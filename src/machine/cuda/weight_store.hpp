@@ -31,6 +31,10 @@ class WeightStore {
   void load_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
                    std::span<const float> rope);
 
+  /// The same with an embedding that repeats.
+  void load_tables(const RepeatedMatrix& embedding, std::span<const bf16> final_norm,
+                   std::span<const float> rope);
+
   /// A model that was packed on the host.
   void load_packed(const PackedModel& model, const SharedTables& tables);
 
@@ -68,6 +72,8 @@ class WeightStore {
     WeightStore& store_;
     CarrierPtr carrier_;
   };
+
+  void load_small_tables(std::span<const bf16> final_norm, std::span<const float> rope);
 
   /// Copies rows of `bytes` through carriers to rows of `target_bytes` on the device.
   void load_plain(std::byte* target, const void* source, uint64_t rows, uint64_t bytes,

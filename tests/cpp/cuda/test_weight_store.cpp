@@ -104,6 +104,31 @@ TERRAZZO_TEST(repeated_values_are_as_if_they_had_travelled) {
   }
 }
 
+TERRAZZO_TEST(a_repeated_embedding_is_padded_with_zeros) {
+  cuda::WeightStore store(kShape, kMaxPosition);
+  const std::vector<bf16> all = values_of(3);
+  const std::span<const bf16> pool = std::span(all).first(4099);
+  const std::vector<bf16> norm(kShape.hidden, to_bf16(2.0F));
+  const std::vector<float> rope(kMaxPosition * kShape.head_dim, 3.0F);
+  store.load_tables({pool, 77, kShape.hidden, kShape.vocab, kShape.hidden}, norm, rope);
+  store.finish();
+  const ModelView view = store.view();
+  const uint32_t cols = kShape.hidden_panels() * kPanelCols;
+  uint32_t wrong = 0;
+  for (uint64_t row = 0; row < kShape.vocab; ++row) {
+    for (uint64_t col = 0; col < cols; ++col) {
+      const bf16 expected =
+          col < kShape.hidden ? pool[(77 + row * kShape.hidden + col) % pool.size()] : bf16{};
+      wrong += view.embedding[row * cols + col].bits != expected.bits ? 1 : 0;
+    }
+  }
+  CHECK_EQ(wrong, 0u);
+  CHECK_EQ(to_float(view.final_norm[kShape.hidden - 1]), 2.0F);
+  CHECK_EQ(view.rope[rope.size() - 1], 3.0F);
+  CHECK_THROWS(store.load_tables({pool, 0, 8, 8, 8}, norm, rope),
+               "expected an embedding of [500, 1000], got [8, 8]");
+}
+
 TERRAZZO_TEST(repeated_values_are_checked) {
   cuda::WeightStore store(kShape, kMaxPosition);
   const std::vector<bf16> pool(5 << 20);
