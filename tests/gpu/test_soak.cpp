@@ -31,7 +31,7 @@ using testing::SoakMachine;
 using testing::StepArrays;
 using Clock = std::chrono::steady_clock;
 
-constexpr uint64_t kWatchdogNs = 10'000'000'000;
+constexpr uint64_t kWatchdogNs = 5'000'000'000;
 constexpr int kRunsOfSession = 4;
 constexpr size_t kLiveSessions = 8;
 constexpr size_t kStepsOfWarmUp = 12;
