@@ -188,10 +188,18 @@ class CudaModel:
         Rows of a bf16 source [rows, cols] to output rows of a matrix, times a factor a column.
         """
 
+    def pack_repeated(self, gpu: int, which: Matrix, layer: int, target_rows: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], pool: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], first: int, stride: int, rows: int, cols: int, source_rows: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], column_scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
+        """
+        The same of a source [rows, cols] whose (row, col) is the value (first + row * stride + col) modulo its size of a bf16 pool; made on the device.
+        """
+
     def set_tables(self, embedding: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], final_norm: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], rope: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> None:
         """
         Embedding bf16 [vocab, hidden], final norm bf16 [hidden], rope fp32 [positions, head_dim]; ends the loading.
         """
+
+    def set_repeated_tables(self, pool: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], first: int, stride: int, rows: int, cols: int, final_norm: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], rope: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> None:
+        """The same with an embedding that repeats, as for pack_repeated."""
 
     def submit(self, arrays: StepArrays) -> int:
         """Prepares and queues a step; its number."""

@@ -62,8 +62,8 @@ class Capacity:
     max_logit_rows: int
     split_tokens: int
 
-    def limits(self, num_pages: int) -> StepLimits:
-        """With so many KV pages."""
+    def limits(self, num_pages: int, shape: ModelShape) -> StepLimits:
+        """Of a model of this shape with so many KV pages."""
         from ._core import StepLimits
 
         # A row that is split has a part in each span of `split_tokens`, and there cannot be more
@@ -72,20 +72,24 @@ class Capacity:
         splits_each = -(-self.max_model_len // self.split_tokens)
         in_pool = num_pages * PAGE_TOKENS // self.split_tokens + self.max_sequences
         parts = min(self.max_sequences * splits_each, in_pool)
+        # Of all KV heads lie where O is multiplied: with the owner of the rows, who may own all of
+        # a step; with O sharded, each GPU has those of its own heads.
+        heads = shape.local_kv_heads if shape.o_sharded else self.config.num_kv_heads
         return StepLimits(
             max_rows=self.max_batch_tokens,
             max_sequences=self.max_sequences,
             max_position=self.max_model_len,
             num_pages=num_pages,
             max_logit_rows=self.max_logit_rows,
-            max_partials=parts * self.config.num_kv_heads,
+            max_partials=parts * heads,
         )
 
     def device_bytes(self, shape: ModelShape, num_pages: int) -> int:
         """Memory that the model and its steps take on a GPU."""
         from ._core import heap_bytes, weight_bytes
 
-        return weight_bytes(shape, self.max_model_len) + heap_bytes(shape, self.limits(num_pages))
+        limits = self.limits(num_pages, shape)
+        return weight_bytes(shape, self.max_model_len) + heap_bytes(shape, limits)
 
     def pages_that_fit(self, shape: ModelShape, budget_bytes: int) -> int:
         """Most KV pages beside the model in `budget_bytes` of a GPU; ValueError, which says what

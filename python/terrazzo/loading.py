@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .packing import Machine, Shard, pack_layer, pack_lm_head, rope_table
+from .packing import (
+    Machine,
+    Shard,
+    pack_layer,
+    pack_lm_head,
+    rope_table,
+    set_tables,
+    weight_source,
+)
 
 if TYPE_CHECKING:
     from .models.checkpoint import Checkpoint
@@ -41,10 +49,10 @@ def load_weights(
         Shard(config, gpu, gpus, shape.act_panels, shape.vocab_panels, shape.o_sharded)
         for gpu in range(gpus)
     ]
-    embedding = np.ascontiguousarray(checkpoint.tensor("model.embed_tokens.weight"))
-    lm_head: Any = embedding
+    embedding = weight_source(machine, checkpoint, "model.embed_tokens.weight")
+    lm_head = embedding
     if not config.tie_word_embeddings:
-        lm_head = np.ascontiguousarray(checkpoint.tensor("lm_head.weight"))
+        lm_head = weight_source(machine, checkpoint, "lm_head.weight")
     if num_threads is None:
         num_threads = min(MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(num_threads, thread_name_prefix="terrazzo-load") as pool:
@@ -68,6 +76,6 @@ def load_weights(
             raise
     final_norm = np.ascontiguousarray(checkpoint.tensor("model.norm.weight"))
     rope = rope_table(config.inv_freq(), machine.limits.max_position)
-    machine.set_tables(embedding, final_norm, np.ascontiguousarray(rope))
+    set_tables(machine, embedding, final_norm, np.ascontiguousarray(rope))
     if progress is not None:
         progress(total, total)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .models.dummy import DummyCheckpoint, RepeatedTensor
 
 if TYPE_CHECKING:
     from ._core import Matrix, ModelShape, StepLimits
@@ -18,6 +20,7 @@ PANEL_COLS = 64  # core/geometry.hpp kPanelCols
 PAIR_RUN = 8  # core/geometry.hpp kPairRun
 
 Index = NDArray[np.int32]
+Source = NDArray[np.uint16] | RepeatedTensor
 _NO_SCALE = np.empty(0, np.float32)
 
 
@@ -47,6 +50,78 @@ class Machine(Protocol):
         final_norm: NDArray[np.uint16],
         rope: NDArray[np.float32],
     ) -> None: ...
+
+
+@runtime_checkable
+class RepeatingMachine(Machine, Protocol):
+    """Makes values that repeat itself, so that random weights need not travel."""
+
+    def pack_repeated(
+        self,
+        gpu: int,
+        which: Matrix,
+        layer: int,
+        target_rows: Index,
+        pool: NDArray[np.uint16],
+        first: int,
+        stride: int,
+        rows: int,
+        cols: int,
+        source_rows: Index,
+        column_scale: NDArray[np.float32],
+    ) -> None: ...
+
+    def set_repeated_tables(
+        self,
+        pool: NDArray[np.uint16],
+        first: int,
+        stride: int,
+        rows: int,
+        cols: int,
+        final_norm: NDArray[np.uint16],
+        rope: NDArray[np.float32],
+    ) -> None: ...
+
+
+def weight_source(machine: Machine, checkpoint: Checkpoint, name: str) -> Source:
+    """A matrix of the checkpoint; without its values where the machine can make them."""
+    if isinstance(checkpoint, DummyCheckpoint) and isinstance(machine, RepeatingMachine):
+        return checkpoint.repeated(name)
+    return np.ascontiguousarray(checkpoint.tensor(name))
+
+
+def _columns(source: Source, which: slice) -> Source:
+    if isinstance(source, RepeatedTensor):
+        return source.columns(which)
+    return np.ascontiguousarray(source[:, which])
+
+
+def _pack(
+    machine: Machine,
+    gpu: int,
+    which: Matrix,
+    layer: int,
+    targets: Index,
+    source: Source,
+    rows: Index,
+    scale: NDArray[np.float32] = _NO_SCALE,
+) -> None:
+    if isinstance(source, RepeatedTensor):
+        assert isinstance(machine, RepeatingMachine)
+        machine.pack_repeated(
+            gpu,
+            which,
+            layer,
+            targets,
+            source.pool,
+            source.first,
+            source.stride,
+            *source.shape,
+            rows,
+            scale,
+        )
+    else:
+        machine.pack_rows(gpu, which, layer, targets, source, rows, scale)
 
 
 def pair_interleaved(first: Index, second: Index) -> Index:
@@ -107,45 +182,41 @@ def pack_layer(model: Machine, checkpoint: Checkpoint, shards: Sequence[Shard], 
     """Packs one layer of all GPUs; RMSNorm weights are folded into the matrices behind them."""
     from ._core import Matrix
 
-    def tensor(name: str) -> NDArray[np.uint16]:
-        return np.ascontiguousarray(checkpoint.tensor(f"model.layers.{layer}.{name}.weight"))
+    def name(tensor: str) -> str:
+        return f"model.layers.{layer}.{tensor}.weight"
 
-    def pack(
-        shard: Shard,
-        which: Matrix,
-        targets: Index,
-        source: NDArray[np.uint16],
-        rows: Index,
-        scale: NDArray[np.float32] = _NO_SCALE,
-    ) -> None:
-        model.pack_rows(shard.gpu, which, layer, targets, source, rows, scale)
+    def source_of(tensor: str) -> Source:
+        return weight_source(model, checkpoint, name(tensor))
 
-    attention_scale = bf16_to_float(tensor("input_layernorm"))
+    def norm(tensor: str) -> NDArray[np.float32]:
+        return bf16_to_float(np.ascontiguousarray(checkpoint.tensor(name(tensor))))
+
+    attention_scale = norm("input_layernorm")
     for kind in "qkv":
-        source = tensor(f"self_attn.{kind}_proj")
+        source = source_of(f"self_attn.{kind}_proj")
         for shard in shards:
             targets, rows = _qkv_rows(shard)[kind]
-            pack(shard, Matrix.QKV, targets, source, rows, attention_scale)
+            _pack(model, shard.gpu, Matrix.QKV, layer, targets, source, rows, attention_scale)
     hidden = np.arange(shards[0].config.hidden_size, dtype=np.int32)
-    source = tensor("self_attn.o_proj")
+    source = source_of("self_attn.o_proj")
     for shard in shards:
-        own = np.ascontiguousarray(source[:, shard.o_columns()])
-        pack(shard, Matrix.O, hidden, own, hidden)
+        own = _columns(source, shard.o_columns())
+        _pack(model, shard.gpu, Matrix.O, layer, hidden, own, hidden)
 
-    mlp_scale = bf16_to_float(tensor("post_attention_layernorm"))
-    for half, name in ((0, "gate"), (PAIR_RUN, "up")):
-        source = tensor(f"mlp.{name}_proj")
+    mlp_scale = norm("post_attention_layernorm")
+    for half, tensor in ((0, "gate"), (PAIR_RUN, "up")):
+        source = source_of(f"mlp.{tensor}_proj")
         for shard in shards:
             columns = shard.intermediate_columns()
             local = np.arange(len(columns), dtype=np.int32)
             targets = (local // PAIR_RUN) * (2 * PAIR_RUN) + local % PAIR_RUN + half
-            pack(shard, Matrix.GATE_UP, targets, source, columns, mlp_scale)
-    source = tensor("mlp.down_proj")
+            _pack(model, shard.gpu, Matrix.GATE_UP, layer, targets, source, columns, mlp_scale)
+    source = source_of("mlp.down_proj")
     for shard in shards:
         columns = shard.intermediate_columns()
         if len(columns):
-            own = np.ascontiguousarray(source[:, columns[0] : columns[-1] + 1])
-            pack(shard, Matrix.DOWN, hidden, own, hidden)
+            own = _columns(source, slice(int(columns[0]), int(columns[-1]) + 1))
+            _pack(model, shard.gpu, Matrix.DOWN, layer, hidden, own, hidden)
 
 
 def _qkv_rows(shard: Shard) -> dict[str, tuple[Index, Index]]:
@@ -167,13 +238,29 @@ def _qkv_rows(shard: Shard) -> dict[str, tuple[Index, Index]]:
     return {k: (np.concatenate(targets[k]), np.concatenate(sources[k])) for k in targets}
 
 
-def pack_lm_head(model: Machine, lm_head: NDArray[np.uint16], shard: Shard) -> None:
+def pack_lm_head(model: Machine, lm_head: Source, shard: Shard) -> None:
     from ._core import Matrix
 
     rows = shard.vocabulary_rows()
     if len(rows):
         local = np.arange(len(rows), dtype=np.int32)
-        model.pack_rows(shard.gpu, Matrix.LM_HEAD, 0, local, lm_head, rows, _NO_SCALE)
+        _pack(model, shard.gpu, Matrix.LM_HEAD, 0, local, lm_head, rows)
+
+
+def set_tables(
+    machine: Machine,
+    embedding: Source,
+    final_norm: NDArray[np.uint16],
+    rope: NDArray[np.float32],
+) -> None:
+    """The last part of loading."""
+    if isinstance(embedding, RepeatedTensor):
+        assert isinstance(machine, RepeatingMachine)
+        machine.set_repeated_tables(
+            embedding.pool, embedding.first, embedding.stride, *embedding.shape, final_norm, rope
+        )
+    else:
+        machine.set_tables(embedding, final_norm, rope)
 
 
 def rope_table(inv_freq: NDArray[np.float32], positions: int) -> NDArray[np.float32]:

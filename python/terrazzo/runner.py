@@ -162,7 +162,7 @@ class ModelRunner:
             capacity = dataclasses.replace(capacity, max_model_len=longest)
         self.num_pages = num_pages
         self.max_model_len = capacity.max_model_len
-        limits = capacity.limits(num_pages)
+        limits = capacity.limits(num_pages, shape)
 
         self._model: HostModel | CudaModel
         self._queue: _HostQueue | CudaModel

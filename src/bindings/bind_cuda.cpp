@@ -12,6 +12,8 @@ namespace nb = nanobind;
 namespace {
 
 using terrazzo::ModelShape;
+using terrazzo::RepeatedMatrix;
+using terrazzo::SourceMatrix;
 using terrazzo::StepLimits;
 using terrazzo::bindings::Array1;
 using terrazzo::bindings::Array2;
@@ -120,17 +122,46 @@ void bind_cuda(nb::module_& m) {
           nb::arg("column_scale"),
           "Rows of a bf16 source [rows, cols] to output rows of a matrix, times a factor a column.")
       .def(
+          "pack_repeated",
+          [](CudaModel& self, uint32_t gpu, terrazzo::Matrix which, uint32_t layer,
+             const Array1<int32_t>& target_rows, const Array1<uint16_t>& pool, uint64_t first,
+             uint64_t stride, uint64_t rows, uint64_t cols, const Array1<int32_t>& source_rows,
+             const Array1<float>& column_scale) {
+            self.pack_repeated(
+                gpu,
+                {which, layer, span_of(target_rows), span_of(source_rows), span_of(column_scale)},
+                {{as_bf16(pool.data()), pool.size()}, first, stride, rows, cols});
+          },
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("gpu"), nb::arg("which"),
+          nb::arg("layer"), nb::arg("target_rows"), nb::arg("pool"), nb::arg("first"),
+          nb::arg("stride"), nb::arg("rows"), nb::arg("cols"), nb::arg("source_rows"),
+          nb::arg("column_scale"),
+          "The same of a source [rows, cols] whose (row, col) is the value "
+          "(first + row * stride + col) modulo its size of a bf16 pool; made on the device.")
+      .def(
           "set_tables",
           [](CudaModel& self, const Array2<uint16_t>& embedding, const Array1<uint16_t>& final_norm,
              const Array2<float>& rope) {
-            self.set_tables({as_bf16(embedding.data()), embedding.shape(0), embedding.shape(1)},
-                            {as_bf16(final_norm.data()), final_norm.size()},
-                            {rope.data(), rope.size()});
+            self.set_tables(
+                SourceMatrix{as_bf16(embedding.data()), embedding.shape(0), embedding.shape(1)},
+                {as_bf16(final_norm.data()), final_norm.size()}, {rope.data(), rope.size()});
           },
           nb::call_guard<nb::gil_scoped_release>(), nb::arg("embedding"), nb::arg("final_norm"),
           nb::arg("rope"),
           "Embedding bf16 [vocab, hidden], final norm bf16 [hidden], rope fp32 [positions, "
           "head_dim]; ends the loading.")
+      .def(
+          "set_repeated_tables",
+          [](CudaModel& self, const Array1<uint16_t>& pool, uint64_t first, uint64_t stride,
+             uint64_t rows, uint64_t cols, const Array1<uint16_t>& final_norm,
+             const Array2<float>& rope) {
+            self.set_tables(
+                RepeatedMatrix{{as_bf16(pool.data()), pool.size()}, first, stride, rows, cols},
+                {as_bf16(final_norm.data()), final_norm.size()}, {rope.data(), rope.size()});
+          },
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("pool"), nb::arg("first"),
+          nb::arg("stride"), nb::arg("rows"), nb::arg("cols"), nb::arg("final_norm"),
+          nb::arg("rope"), "The same with an embedding that repeats, as for pack_repeated.")
       .def(
           "submit",
           [](CudaModel& self, const StepArrays& arrays) { return self.submit(arrays.request()); },

@@ -18,6 +18,15 @@ struct SourceMatrix {
   uint64_t cols;
 };
 
+/// Rows of values that repeat: (row, col) is pool[(first + row * stride + col) % pool.size()].
+struct RepeatedMatrix {
+  std::span<const bf16> pool;
+  uint64_t first;
+  uint64_t stride;
+  uint64_t rows;
+  uint64_t cols;
+};
+
 /// Which rows of a source go where in a matrix of `layer`, and a factor for each column (or none).
 struct RowMove {
   Matrix which;

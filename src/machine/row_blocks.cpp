@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <type_traits>
 
 #include "terrazzo/core/check.hpp"
 
@@ -31,6 +32,10 @@ struct Places {
 
 Places places_of(const MoveBlock& block, const RowMove& move, const SourceMatrix& source) {
   return {block.num_rows, source.cols, move.column_scale.size(), block.moving.size()};
+}
+
+Places places_of(const RowMove& move, const RepeatedMatrix& source) {
+  return {1, source.pool.size(), move.column_scale.size(), move.source_rows.size()};
 }
 
 }  // namespace
@@ -99,6 +104,42 @@ RowBlock block_at(const std::byte* buffer, const MoveBlock& block, const RowMove
           .scale = move.column_scale.empty()
                        ? nullptr
                        : reinterpret_cast<const float*>(buffer + places.scale)};
+}
+
+uint64_t fill_repeated(std::byte* buffer, uint64_t capacity_bytes, const RowMove& move,
+                       const RepeatedMatrix& source) {
+  const Places places = places_of(move, source);
+  check(!source.pool.empty(), "pack_repeated", "expected values, got none");
+  check(places.end <= capacity_bytes, "pack_repeated", "a pool of ", source.pool.size(),
+        " values and ", move.source_rows.size(), " rows do not fit into a buffer of ",
+        capacity_bytes, " bytes");
+  const auto put = [&](uint64_t place, const auto& values) {
+    std::copy(values.begin(), values.end(),
+              reinterpret_cast<std::remove_cvref_t<decltype(values[0])>*>(buffer + place));
+  };
+  put(places.values, source.pool);
+  put(places.scale, move.column_scale);
+  put(places.source_rows, move.source_rows);
+  put(places.target_rows, move.target_rows);
+  return places.end;
+}
+
+RowBlock repeated_at(const std::byte* buffer, const RowMove& move, const RepeatedMatrix& source,
+                     const WeightView& matrix) {
+  const Places places = places_of(move, source);
+  return {.matrix = matrix,
+          .layer = move.layer,
+          .rows = static_cast<uint32_t>(move.source_rows.size()),
+          .cols = static_cast<uint32_t>(source.cols),
+          .values = reinterpret_cast<const bf16*>(buffer + places.values),
+          .source_rows = reinterpret_cast<const int32_t*>(buffer + places.source_rows),
+          .target_rows = reinterpret_cast<const int32_t*>(buffer + places.target_rows),
+          .scale = move.column_scale.empty()
+                       ? nullptr
+                       : reinterpret_cast<const float*>(buffer + places.scale),
+          .period = source.pool.size(),
+          .first = source.first,
+          .stride = source.stride};
 }
 
 }  // namespace terrazzo

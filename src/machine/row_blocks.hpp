@@ -31,4 +31,11 @@ uint64_t fill_block(std::byte* buffer, const MoveBlock& block, const RowMove& mo
 RowBlock block_at(const std::byte* buffer, const MoveBlock& block, const RowMove& move,
                   const SourceMatrix& source, const WeightView& matrix);
 
+/// The same of a whole move out of a source that repeats: fills `buffer` and gives the number of
+/// bytes. Throws `Error` where they are more than `capacity_bytes`.
+uint64_t fill_repeated(std::byte* buffer, uint64_t capacity_bytes, const RowMove& move,
+                       const RepeatedMatrix& source);
+RowBlock repeated_at(const std::byte* buffer, const RowMove& move, const RepeatedMatrix& source,
+                     const WeightView& matrix);
+
 }  // namespace terrazzo

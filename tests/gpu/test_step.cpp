@@ -1,18 +1,15 @@
 // Whole steps on the GPU against the host machine: consecutive random steps of a small model, all
 // instructions, all waits; then the same steps again, for equal bits.
 //
-// test_step [seed] [number of models]
-#include <cmath>
+// test_step [seed] [number of models] [seconds until a wait is given up]
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
-#include "host/model.hpp"
 #include "host/traffic.hpp"
 #include "lower/lower.hpp"
-#include "machine/cuda/cuda_machine.hpp"
-#include "machine/host/host_machine.hpp"
+#include "rank_machine.hpp"
 #include "require_gpu.hpp"
 
 namespace terrazzo {
@@ -21,35 +18,15 @@ namespace {
 using testing::Random;
 
 constexpr int kSteps = 6;
-// Of the residual stream, relative Frobenius. Host and GPU round products differently (to nearest,
-// towards zero), so that some bf16 roundings fall the other way: 2^-8 each, and every layer adds to
-// the sum.
-constexpr double kTolerance = 1e-2;
 
 struct StepResult {
-  std::vector<std::byte> residual;
+  testing::Bytes residual;
   std::vector<SampledToken> sampled;
 };
 
-double relative_error(const std::vector<std::byte>& seen, const std::vector<std::byte>& expected) {
-  double error = 0;
-  double norm = 0;
-  for (size_t at = 0; at < seen.size(); at += sizeof(bf16)) {
-    bf16 s{};
-    bf16 e{};
-    std::memcpy(&s, seen.data() + at, sizeof(s));
-    std::memcpy(&e, expected.data() + at, sizeof(e));
-    const double d = double{to_float(s)} - double{to_float(e)};
-    error += d * d;
-    norm += double{to_float(e)} * double{to_float(e)};
-  }
-  return std::sqrt(error / norm);
-}
-
 StepResult run_gpu(cuda::CudaMachine& machine, const LoweredStep& step, uint64_t residual_bytes) {
   machine.run(step);
-  StepResult out{std::vector<std::byte>(residual_bytes),
-                 std::vector<SampledToken>(step.logit_rows.size())};
+  StepResult out{testing::Bytes(residual_bytes), std::vector<SampledToken>(step.logit_rows.size())};
   machine.read(Buffer::kX, 0, out.residual.data(), residual_bytes);
   machine.read(Buffer::kSampled, 0, out.sampled.data(), out.sampled.size() * sizeof(SampledToken));
   return out;
@@ -60,7 +37,7 @@ bool equal_bits(const StepResult& a, const StepResult& b) {
                                                  a.sampled.size() * sizeof(SampledToken)) == 0;
 }
 
-int test_model(uint64_t seed) {
+int test_model(uint64_t seed, uint64_t watchdog_ns) {
   Random random(seed);
   const ModelShape shape = testing::tiny_shape(random, 1);
   const StepLimits limits{.max_rows = 320,
@@ -75,7 +52,7 @@ int test_model(uint64_t seed) {
   std::vector<StepResult> first;
   int failures = 0;
   for (const uint32_t sms : {0U, 0U, 7U}) {
-    cuda::CudaMachine gpu(shape, limits, {.num_sms = sms, .watchdog_ns = 3'000'000'000});
+    cuda::CudaMachine gpu(shape, limits, {.num_sms = sms, .watchdog_ns = watchdog_ns});
     gpu.set_model(model.packed(0), model.tables());
     testing::Traffic traffic(seed, shape, limits, 12, 200);
     for (int i = 0; i < kSteps; ++i) {
@@ -98,14 +75,14 @@ int test_model(uint64_t seed) {
         continue;
       }
       host.run(step);
-      std::vector<std::byte> expected(bytes);
+      testing::Bytes expected(bytes);
       std::memcpy(expected.data(), host.heap(0) + host.layout().at(Buffer::kX), bytes);
-      const double error = relative_error(seen.residual, expected);
+      const double error = testing::relative_error(seen.residual, expected);
       size_t same_tokens = 0;
       for (size_t row = 0; row < seen.sampled.size(); ++row) {
         same_tokens += seen.sampled[row].token == host.sampled()[row].token ? 1 : 0;
       }
-      const bool good = error <= kTolerance;
+      const bool good = error <= testing::kResidualTolerance;
       failures += good ? 0 : 1;
       std::printf("%s step %d: %3zu rows, error %.2e, %zu of %zu tokens as on the host\n",
                   good ? "pass" : "FAIL", i, step.rows.size(), error, same_tokens,
@@ -122,11 +99,11 @@ int test_model(uint64_t seed) {
   return failures;
 }
 
-int run(uint64_t seed, int models) {
+int run(uint64_t seed, int models, uint64_t watchdog_ns) {
   int failures = 0;
   for (int i = 0; i < models; ++i) {
     std::printf("model %d\n", i);
-    failures += test_model(seed + static_cast<uint64_t>(i));
+    failures += test_model(seed + static_cast<uint64_t>(i), watchdog_ns);
     std::fflush(stdout);
   }
   std::printf("%s: %d failures\n", failures == 0 ? "PASS" : "FAIL", failures);
@@ -139,5 +116,6 @@ int run(uint64_t seed, int models) {
 int main(int argc, char** argv) {
   terrazzo::testing::require_gpu();
   const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
-  return terrazzo::run(seed, argc > 2 ? std::atoi(argv[2]) : 3);
+  const uint64_t seconds = argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 3;
+  return terrazzo::run(seed, argc > 2 ? std::atoi(argv[2]) : 3, seconds * 1'000'000'000);
 }

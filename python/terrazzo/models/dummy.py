@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,22 @@ from .errors import CheckpointError
 _POOL_VALUES = 1_048_573
 # Of norm weights around 1.
 _NORM_DEVIATION = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatedTensor:
+    """A matrix, or columns of one, whose (row, col) is the value `first + row * stride + col`,
+    modulo its size, of a pool of bfloat16 bits."""
+
+    pool: npt.NDArray[np.uint16]
+    first: int
+    stride: int
+    shape: tuple[int, int]
+
+    def columns(self, which: slice) -> RepeatedTensor:
+        """Some columns that follow each other."""
+        start, stop, _ = which.indices(self.shape[1])
+        return replace(self, first=self.first + start, shape=(self.shape[0], stop - start))
 
 
 class DummyCheckpoint:
@@ -51,11 +68,20 @@ class DummyCheckpoint:
     def tensor(self, name: str) -> npt.NDArray[np.uint16]:
         """bfloat16 bits."""
         shape = self.shape(name)
+        pool, start = self._values(name, shape)
+        return np.resize(np.roll(pool, -start), shape)
+
+    def repeated(self, name: str) -> RepeatedTensor:
+        """A matrix without its values, for machines that make them themselves."""
+        rows, cols = self.shape(name)
+        pool, start = self._values(name, (rows, cols))
+        return RepeatedTensor(pool, start, cols, (rows, cols))
+
+    def _values(self, name: str, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.uint16], int]:
+        """A pool, and where in it the tensor begins."""
         is_norm = len(shape) == 1
         mean, deviation = (1.0, _NORM_DEVIATION) if is_norm else (0.0, shape[-1] ** -0.5)
-        pool = self._pool(mean, deviation)
-        start = zlib.crc32(name.encode()) % _POOL_VALUES
-        return np.resize(np.roll(pool, -start), shape)
+        return self._pool(mean, deviation), zlib.crc32(name.encode()) % _POOL_VALUES
 
     def _pool(self, mean: float, deviation: float) -> npt.NDArray[np.uint16]:
         key = (mean, deviation)

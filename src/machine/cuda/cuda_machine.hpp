@@ -78,6 +78,10 @@ class CudaMachine {
   /// Events of the last step, with options.trace_events; waits for it. Clocks of GPUs differ.
   std::vector<TraceEvent> events();
 
+  /// Where a heap buffer lies on its device, for work queued on the device's stream.
+  std::byte* address(Buffer buffer, uint32_t rank = 0) const {
+    return rank_at(rank).at(layout_, buffer);
+  }
   /// Copies bytes of a heap buffer to the host, after all launched steps.
   void read(Buffer buffer, uint64_t offset, void* target, uint64_t bytes, uint32_t rank = 0);
   /// The other way; `source` may be the device's memory too.

@@ -67,6 +67,7 @@ struct CudaModel::Parts {
   Parts(const ModelShape& shape, const StepLimits& limits, const CudaModelOptions& options)
       : machine(shape, limits, machine_options(options, shape.world)) {}
 
+  void finish_loading();
   StepOutputs results(const InFlight& flight) const;
   std::vector<float> time(const LoweredStep& timed, const TimingOptions& options);
 
@@ -104,16 +105,33 @@ void CudaModel::pack_rows(uint32_t rank, const RowMove& move, const SourceMatrix
   parts_->machine.weights(rank).load_rows(move, source);
 }
 
+void CudaModel::pack_repeated(uint32_t rank, const RowMove& move, const RepeatedMatrix& source) {
+  check(rank < shape_.world, "pack_repeated", "gpu ", rank, " of ", shape_.world);
+  parts_->machine.weights(rank).load_repeated(move, source);
+}
+
 void CudaModel::set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
                            std::span<const float> rope) {
   for (uint32_t rank = 0; rank < shape_.world; ++rank) {
     parts_->machine.weights(rank).load_tables(embedding, final_norm, rope);
   }
+  parts_->finish_loading();
+}
+
+void CudaModel::set_tables(const RepeatedMatrix& embedding, std::span<const bf16> final_norm,
+                           std::span<const float> rope) {
   for (uint32_t rank = 0; rank < shape_.world; ++rank) {
-    parts_->machine.weights(rank).finish();
+    parts_->machine.weights(rank).load_tables(embedding, final_norm, rope);
   }
-  const std::lock_guard lock(parts_->mutex);
-  parts_->loaded = true;
+  parts_->finish_loading();
+}
+
+void CudaModel::Parts::finish_loading() {
+  for (uint32_t rank = 0; rank < machine.shape().world; ++rank) {
+    machine.weights(rank).finish();
+  }
+  const std::lock_guard lock(mutex);
+  loaded = true;
 }
 
 void CudaModel::fill_random(uint64_t seed) {

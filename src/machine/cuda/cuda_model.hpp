@@ -59,9 +59,16 @@ class CudaModel {
   /// different rows.
   void pack_rows(uint32_t rank, const RowMove& move, const SourceMatrix& source);
 
+  /// The same of a source that repeats; its rows are made on the device.
+  void pack_repeated(uint32_t rank, const RowMove& move, const RepeatedMatrix& source);
+
   /// The last part of loading, to all ranks. embedding: [vocab, hidden]; final_norm: [hidden];
   /// rope: [max_position, head_dim].
   void set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
+                  std::span<const float> rope);
+
+  /// The same with an embedding that repeats.
+  void set_tables(const RepeatedMatrix& embedding, std::span<const bf16> final_norm,
                   std::span<const float> rope);
 
   /// Ends the loading in its own way: random weights, tables and KV pages, made on the device. For

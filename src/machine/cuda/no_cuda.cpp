@@ -34,7 +34,11 @@ uint32_t CudaModel::num_sms() const { absent(); }
 void CudaModel::set_watchdog_ns(uint64_t) { absent(); }
 void CudaModel::set_delays(const DelayOptions&) { absent(); }
 void CudaModel::pack_rows(uint32_t, const RowMove&, const SourceMatrix&) { absent(); }
+void CudaModel::pack_repeated(uint32_t, const RowMove&, const RepeatedMatrix&) { absent(); }
 void CudaModel::set_tables(const SourceMatrix&, std::span<const bf16>, std::span<const float>) {
+  absent();
+}
+void CudaModel::set_tables(const RepeatedMatrix&, std::span<const bf16>, std::span<const float>) {
   absent();
 }
 void CudaModel::fill_random(uint64_t) { absent(); }

@@ -20,16 +20,35 @@ __global__ void __launch_bounds__(kThreads) pack(const __grid_constant__ RowBloc
   }
 }
 
+__global__ void __launch_bounds__(kThreads) lay(const __grid_constant__ TableRows table) {
+  const uint32_t chunks = table.source.chunks_per_row();
+  const uint64_t total = uint64_t{table.source.rows} * chunks;
+  const uint64_t stride = uint64_t{gridDim.x} * kThreads;
+  for (uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x; i < total; i += stride) {
+    lay_chunk(table, i / chunks, static_cast<uint32_t>(i % chunks));
+  }
+}
+
+/// Blocks for all chunks of a source.
+uint32_t blocks_for(const RowBlock& source) {
+  const uint64_t total = uint64_t{source.rows} * source.chunks_per_row();
+  return static_cast<uint32_t>(std::min(ceil_div<uint64_t>(total, kThreads), kMostBlocks));
+}
+
 }  // namespace
 
 void launch_pack(const RowBlock& block, cudaStream_t stream) {
-  const uint64_t total = uint64_t{block.rows} * block.chunks_per_row();
-  const uint64_t blocks = std::min(ceil_div<uint64_t>(total, kThreads), kMostBlocks);
-  if (blocks == 0) {
-    return;
+  if (const uint32_t blocks = blocks_for(block); blocks != 0) {
+    pack<<<blocks, kThreads, 0, stream>>>(block);
+    check_cuda(cudaGetLastError());
   }
-  pack<<<static_cast<uint32_t>(blocks), kThreads, 0, stream>>>(block);
-  check_cuda(cudaGetLastError());
+}
+
+void launch_lay(const TableRows& table, cudaStream_t stream) {
+  if (const uint32_t blocks = blocks_for(table.source); blocks != 0) {
+    lay<<<blocks, kThreads, 0, stream>>>(table);
+    check_cuda(cudaGetLastError());
+  }
 }
 
 }  // namespace terrazzo::cuda

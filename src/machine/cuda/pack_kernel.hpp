@@ -10,4 +10,7 @@ namespace terrazzo::cuda {
 /// Moves all rows of the block on `stream`; every pointer in it is the device's. Asynchronous.
 void launch_pack(const RowBlock& block, cudaStream_t stream);
 
+/// Fills a table likewise.
+void launch_lay(const TableRows& table, cudaStream_t stream);
+
 }  // namespace terrazzo::cuda

@@ -86,6 +86,21 @@ void WeightStore::load_rows(const RowMove& move, const SourceMatrix& source) {
   }
 }
 
+void WeightStore::load_repeated(const RowMove& move, const RepeatedMatrix& source) {
+  check_move(shape_, {nullptr, source.rows, source.cols}, move);
+  if (move.source_rows.empty()) {
+    return;
+  }
+  check_cuda(cudaSetDevice(device_));
+  const Loan carrier(*this);
+  const uint64_t bytes = fill_repeated(carrier->host.data(), kCarrierBytes, move, source);
+  check_cuda(cudaMemcpyAsync(carrier->device.data(), carrier->host.data(), bytes,
+                             cudaMemcpyHostToDevice, carrier->stream.get()));
+  launch_pack(
+      repeated_at(carrier->device.data(), move, source, views_[static_cast<uint32_t>(move.which)]),
+      carrier->stream.get());
+}
+
 void WeightStore::load_plain(std::byte* target, const void* source, uint64_t rows, uint64_t bytes,
                              uint64_t target_bytes) {
   const uint64_t rows_each = kCarrierBytes / bytes;
@@ -105,10 +120,31 @@ void WeightStore::load_tables(const SourceMatrix& embedding, std::span<const bf1
                               std::span<const float> rope) {
   check_tables(shape_, max_position_, embedding, final_norm, rope);
   check_cuda(cudaSetDevice(device_));
-  const uint64_t row_bytes = shape_.hidden * sizeof(bf16);
-  const uint64_t padded_bytes = uint64_t{shape_.hidden_panels()} * kRowBytes;
-  load_plain(embedding_.data(), embedding.data, shape_.vocab, row_bytes, padded_bytes);
-  load_plain(final_norm_.data(), final_norm.data(), 1, row_bytes, padded_bytes);
+  load_plain(embedding_.data(), embedding.data, shape_.vocab, shape_.hidden * sizeof(bf16),
+             uint64_t{shape_.hidden_panels()} * kRowBytes);
+  load_small_tables(final_norm, rope);
+}
+
+void WeightStore::load_tables(const RepeatedMatrix& embedding, std::span<const bf16> final_norm,
+                              std::span<const float> rope) {
+  check_tables(shape_, max_position_, {nullptr, embedding.rows, embedding.cols}, final_norm, rope);
+  check_cuda(cudaSetDevice(device_));
+  {
+    const Loan carrier(*this);
+    const uint64_t bytes = fill_repeated(carrier->host.data(), kCarrierBytes, {}, embedding);
+    check_cuda(cudaMemcpyAsync(carrier->device.data(), carrier->host.data(), bytes,
+                               cudaMemcpyHostToDevice, carrier->stream.get()));
+    TableRows table{reinterpret_cast<bf16*>(embedding_.data()),
+                    repeated_at(carrier->device.data(), {}, embedding, {})};
+    table.source.rows = shape_.vocab;
+    launch_lay(table, carrier->stream.get());
+  }
+  load_small_tables(final_norm, rope);
+}
+
+void WeightStore::load_small_tables(std::span<const bf16> final_norm, std::span<const float> rope) {
+  load_plain(final_norm_.data(), final_norm.data(), 1, shape_.hidden * sizeof(bf16),
+             uint64_t{shape_.hidden_panels()} * kRowBytes);
   const uint64_t position_bytes = shape_.head_dim * sizeof(float);
   load_plain(rope_.data(), rope.data(), max_position_, position_bytes, position_bytes);
 }

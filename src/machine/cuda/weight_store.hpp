@@ -24,8 +24,15 @@ class WeightStore {
   /// may call it at once for different rows.
   void load_rows(const RowMove& move, const SourceMatrix& source);
 
+  /// The same of a source that repeats: its values travel once, the rows are made on the device.
+  void load_repeated(const RowMove& move, const RepeatedMatrix& source);
+
   /// embedding: [vocab, hidden]; final_norm: [hidden]; rope: [max_position, head_dim].
   void load_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
+                   std::span<const float> rope);
+
+  /// The same with an embedding that repeats.
+  void load_tables(const RepeatedMatrix& embedding, std::span<const bf16> final_norm,
                    std::span<const float> rope);
 
   /// A model that was packed on the host.
@@ -65,6 +72,8 @@ class WeightStore {
     WeightStore& store_;
     CarrierPtr carrier_;
   };
+
+  void load_small_tables(std::span<const bf16> final_norm, std::span<const float> rope);
 
   /// Copies rows of `bytes` through carriers to rows of `target_bytes` on the device.
   void load_plain(std::byte* target, const void* source, uint64_t rows, uint64_t bytes,

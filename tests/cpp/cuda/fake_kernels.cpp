@@ -181,5 +181,15 @@ void launch_pack(const RowBlock& block, cudaStream_t stream) {
   });
 }
 
+void launch_lay(const TableRows& table, cudaStream_t stream) {
+  testing::enqueue_on(stream, [=] {
+    for (uint32_t row = 0; row < table.source.rows; ++row) {
+      for (uint32_t chunk = 0; chunk < table.source.chunks_per_row(); ++chunk) {
+        lay_chunk(table, row, chunk);
+      }
+    }
+  });
+}
+
 }  // namespace cuda
 }  // namespace terrazzo

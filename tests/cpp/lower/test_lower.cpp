@@ -170,15 +170,23 @@ TERRAZZO_TEST(a_sharded_o_is_as_down) {
 
 TERRAZZO_TEST(long_rows_are_split_only_where_sms_would_idle) {
   const StepArrays arrays = two_sequences();
-  const auto merges = [&](uint32_t num_sms, uint32_t max_partials) {
+  const auto merges = [&](uint32_t num_sms, uint32_t max_partials,
+                          const ModelShape& shape = kShape) {
     StepLimits limits = kLimits;
     limits.max_partials = max_partials;
-    const LoweredStep step = lower(arrays.request(), kShape, limits, {.num_sms = num_sms});
+    const LoweredStep step = lower(arrays.request(), shape, limits, {.num_sms = num_sms});
     return count_opcodes(step.gpus[0].segment(Segment::kBody))[Opcode::kAttendMerge];
   };
   CHECK_EQ(merges(1, 256), 0U);
   CHECK_EQ(merges(132, 256), kShape.num_kv_heads);
   CHECK_EQ(merges(132, 11), 0U);  // 3 splits x 4 KV heads need 12 slots
+  ModelShape shape = kShape;
+  shape.world = 2;
+  CHECK_EQ(merges(132, 12, shape), kShape.num_kv_heads);  // by the rows' owner
+  CHECK_EQ(merges(132, 11, shape), 0U);
+  shape.o_sharded = true;
+  CHECK_EQ(merges(132, 6, shape), kShape.num_kv_heads / 2);  // each its own heads'
+  CHECK_EQ(merges(132, 5, shape), 0U);
 }
 
 TERRAZZO_TEST(counters_fit_the_bank) {

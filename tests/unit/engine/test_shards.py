@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ pytest.importorskip("terrazzo._core", reason="needs the compiled extension")
 from terrazzo._core import Matrix
 from terrazzo.capacity import Capacity, model_shape
 from terrazzo.loading import load_weights
+from terrazzo.models.dummy import DummyCheckpoint
 from terrazzo.runner import ModelRunner
 
 CONFIG = small_config()
@@ -38,8 +40,9 @@ class RecordingMachine:
     def __init__(self, gpus: int, o_sharded: bool = False) -> None:
         capacity = Capacity(CONFIG, 64, 4, 128, 4, 128)
         self.shape = model_shape(CONFIG, gpus, 128, o_sharded=o_sharded)
-        self.limits = capacity.limits(4)
+        self.limits = capacity.limits(4, self.shape)
         self.rows: dict[tuple[int, str, int, int], NDArray[np.uint16]] = {}
+        self.made = 0
         self.tables: tuple[int, ...] = ()
 
     def pack_rows(
@@ -64,7 +67,44 @@ class RecordingMachine:
         final_norm: NDArray[np.uint16],
         rope: NDArray[np.float32],
     ) -> None:
+        self.embedding = embedding
         self.tables = (*embedding.shape, *final_norm.shape, *rope.shape)
+
+
+class RepeatingRecordingMachine(RecordingMachine):
+    """Makes values that repeat itself, and knows how many rows it made."""
+
+    def pack_repeated(
+        self,
+        gpu: int,
+        which: Matrix,
+        layer: int,
+        target_rows: NDArray[np.int32],
+        pool: NDArray[np.uint16],
+        first: int,
+        stride: int,
+        rows: int,
+        cols: int,
+        source_rows: NDArray[np.int32],
+        column_scale: NDArray[np.float32],
+    ) -> None:
+        index = first + np.arange(rows)[:, None] * stride + np.arange(cols)[None, :]
+        source = pool[index % len(pool)]
+        self.pack_rows(gpu, which, layer, target_rows, source, source_rows, column_scale)
+        self.made += len(target_rows)
+
+    def set_repeated_tables(
+        self,
+        pool: NDArray[np.uint16],
+        first: int,
+        stride: int,
+        rows: int,
+        cols: int,
+        final_norm: NDArray[np.uint16],
+        rope: NDArray[np.float32],
+    ) -> None:
+        index = first + np.arange(rows)[:, None] * stride + np.arange(cols)[None, :]
+        self.set_tables(pool[index % len(pool)], final_norm, rope)
 
 
 def rows_of(machine: RecordingMachine, gpu: int, which: Matrix) -> Sequence[NDArray[np.uint16]]:
@@ -114,6 +154,23 @@ def test_a_sharded_o_is_dealt_by_heads() -> None:
     assert {len(half) for pair in halves for half in pair} == {width}
     joined = [np.concatenate(pair).tobytes() for pair in halves]
     assert joined == [row.tobytes() for row in rows_of(one, 0, Matrix.O)]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("gpus", "o_sharded"), [(1, False), (2, False), (2, True)])
+def test_random_weights_are_made_by_the_machine(gpus: int, o_sharded: bool, tied: bool) -> None:
+    """With the bits that would travel otherwise; but for norms, no tensor is made on the host."""
+    checkpoint = DummyCheckpoint(replace(CONFIG, tie_word_embeddings=tied))
+    plain = RecordingMachine(gpus, o_sharded)
+    repeating = RepeatingRecordingMachine(gpus, o_sharded)
+    for machine in (plain, repeating):
+        load_weights(machine, checkpoint, gpus=gpus)
+    assert plain.rows.keys() == repeating.rows.keys()
+    for key, row in plain.rows.items():
+        np.testing.assert_array_equal(repeating.rows[key], row, str(key))
+    assert plain.made == 0
+    assert repeating.made == len(plain.rows)
+    np.testing.assert_array_equal(repeating.embedding, plain.embedding)
 
 
 @pytest.mark.parametrize("gpus", [1, 2])

@@ -6,6 +6,7 @@ import itertools
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -23,8 +24,11 @@ from unit.model.replay import (
     replay_rngs,
 )
 
+from terrazzo import packing
 from terrazzo._core import LaunchError
 from terrazzo.llm import LLM
+from terrazzo.models.checkpoint import Checkpoint
+from terrazzo.models.dummy import DummyCheckpoint
 from terrazzo.runner import ModelRunner
 from terrazzo.sampling import SamplingParams
 
@@ -43,9 +47,15 @@ HEADS_OF_64 = replace(
 CONFIGS = {64: HEADS_OF_64, 128: replace(HEADS_OF_64, num_heads=32, head_dim=128)}
 
 
-def runner_of(head_dim: int, gpus: int, o_proj: str = "replicated", **options: int) -> ModelRunner:
+def runner_of(
+    head_dim: int,
+    gpus: int,
+    o_proj: str = "replicated",
+    checkpoint: Checkpoint | None = None,
+    **options: int,
+) -> ModelRunner:
     return ModelRunner(
-        RandomCheckpoint(CONFIGS[head_dim]),
+        checkpoint or RandomCheckpoint(CONFIGS[head_dim]),
         device="cuda",
         gpus=gpus,
         ranks_per_gpu=gpus,
@@ -104,6 +114,25 @@ def test_repeats_under_delays(runners: Runners, head_dim: int, gpus: int, o_proj
             assert_equal(mixed_step(runner), first, f"repeat {repeat}")
     finally:
         runner.core.set_delays(0, 0)
+
+
+class Unrepeated(DummyCheckpoint):
+    """Random weights that travel as any others."""
+
+    def repeated(self, name: str) -> NoReturn:
+        raise AssertionError(name)
+
+
+@pytest.mark.parametrize("o_proj", O_PROJ)
+def test_random_weights_made_on_the_device(o_proj: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bits of those that are made on the host."""
+    config = replace(CONFIGS[64], tie_word_embeddings=False)
+    batch = step_input([Part(list(range(40)), 0, [0], [0, 20, 39], want_logits=True)])
+    made = runner_of(64, 2, o_proj, DummyCheckpoint(config)).step(batch)
+    assert np.isfinite(made.logits).all()
+    monkeypatch.setattr(packing, "DummyCheckpoint", type(None))  # no checkpoint is one
+    sent = runner_of(64, 2, o_proj, Unrepeated(config)).step(batch)
+    np.testing.assert_array_equal(sent.logits, made.logits)
 
 
 request_strategy = st.builds(
