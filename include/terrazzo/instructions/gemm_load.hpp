@@ -32,8 +32,8 @@ TERRAZZO_GROUP_FN void load_plain(Loader<M>& loader, const GemmStream& stream,
                      });
 }
 
-/// Token slots of several k tiles, each followed by these k tiles' weights. Few tokens wait for every
-/// tile of the instructions before: the first weights are on their way by then.
+/// Token slots of several k tiles, each followed by these k tiles' weights. Few tokens wait for
+/// every tile of the instructions before: the first weights are on their way by then.
 template <class M>
 TERRAZZO_GROUP_FN void load_small(Loader<M>& loader, const GemmStream& stream,
                                   const std::byte* weights, uint64_t weight_stride,
