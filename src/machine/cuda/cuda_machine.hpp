@@ -35,6 +35,14 @@ class CudaMachine {
   /// SMs of a rank.
   uint32_t num_sms() const { return num_sms_; }
   uint32_t num_devices() const { return static_cast<uint32_t>(devices_.size()); }
+  /// Of a device's memory, for the programs of steps: grows with the largest.
+  uint64_t program_bytes(uint32_t device) const {
+    uint64_t bytes = 0;
+    for (uint32_t slot = 0; slot < kNumSlots; ++slot) {
+      bytes += devices_[device]->slot(slot).capacity_bytes();
+    }
+    return bytes;
+  }
   /// Calls of the runtime go to that device from now on.
   void use_device(uint32_t device) const { devices_[device]->use(); }
   void use_device_of(uint32_t rank) const { device_of(rank).use(); }

@@ -29,6 +29,8 @@ class StepSlot {
   /// away at once. The slot's last step must have ended. A step that is larger than any before it
   /// gets new memory first, twice what it needs: that waits for the device.
   void upload(const LoweredStep& step, cudaStream_t stream);
+  /// Of the device's memory.
+  uint64_t capacity_bytes() const { return device_.bytes(); }
   const UploadedStep& step(uint32_t local_rank) const { return steps_[local_rank]; }
 
   /// What the watchdog of a rank saw in this slot's step; kernels write to it.
