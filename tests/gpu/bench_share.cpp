@@ -1,37 +1,48 @@
-// One GPU's share of steps of a 70B Llama on several, with peers' signals as if they had come and
-// puts to peers landing in its own memory: the time that communication can be hidden behind.
+// Steps of a 70B Llama on several GPUs: one GPU's share alone, with peers' signals as if they had
+// come and puts to peers landing in its own memory (the time that communication can hide behind);
+// and, with `real`, the same on each of the GPUs, the whole step on all of them, and how much
+// longer that takes than the slowest share.
 //
-// bench_share STEP...   a step is d<sequences>x<context> (decode) or p<sequences>x<tokens>
-// (prompts);
-//                       gpus=<n>, layers=<n> and o=replicated|sharded hold for all
+// bench_share [option=value ...] STEP...    steps as in simulate/bench_steps.hpp
+//   gpus=8           of the model
+//   real             there are so many; without it one is enough
+//   layers=80        of the model
+//   o=replicated     or sharded
+//   order=SPEC       of the queues (docs/overlap.md) instead of the plain one
+//   trace=FILE       instead of times: events of one launch of each step, as CSV; the last one's
+//   stay
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "lower/lower.hpp"
 #include "lower/share_of_step.hpp"
-#include "lower/steps.hpp"
 #include "machine/cuda/cuda_machine.hpp"
 #include "machine/cuda/random_fill.hpp"
 #include "require_gpu.hpp"
+#include "simulate/bench_steps.hpp"
+#include "step_timing.hpp"
 
 namespace terrazzo {
 namespace {
 
-constexpr int kRepeats = 7;
+constexpr uint32_t kTraceEvents = 1U << 22;
 
-struct StepKind {
-  bool prefill;
-  uint32_t sequences;
-  uint32_t tokens;  // context of a decoding sequence, or length of a prompt
-
-  uint32_t rows() const { return prefill ? sequences * tokens : sequences; }
-  uint32_t pages_each() const { return ceil_div(tokens, kPageTokens); }
+struct Options {
+  uint32_t layers = 80;
+  uint32_t gpus = 8;
+  bool o_sharded = false;
+  bool real = false;
+  WeavePlan order;
+  std::string trace;
+  std::vector<StepKind> steps;
 };
 
-ModelShape llama_70b(uint32_t layers, uint32_t gpus, bool o_sharded) {
-  return {.num_layers = layers,
+ModelShape llama_70b(const Options& options) {
+  return {.num_layers = options.layers,
           .hidden = 8192,
           .intermediate = 28672,
           .num_heads = 64,
@@ -39,95 +50,97 @@ ModelShape llama_70b(uint32_t layers, uint32_t gpus, bool o_sharded) {
           .head_dim = 128,
           .vocab = 128256,
           .norm_eps = 1e-5F,
-          .world = gpus,
+          .world = options.gpus,
           .split_tokens = 2048,
-          .o_sharded = o_sharded};
+          .o_sharded = options.o_sharded};
 }
 
-testing::StepArrays arrays_of(const StepKind& kind) {
-  testing::StepArrays arrays;
-  int32_t rows = 0;
-  for (uint32_t s = 0; s < kind.sequences; ++s) {
-    const int32_t length = kind.prefill ? static_cast<int32_t>(kind.tokens) : 1;
-    arrays.add_sequence(length, static_cast<int32_t>(kind.tokens) - length);
-    rows += length;
-    arrays.add_logit_row(rows - 1, 0.0F, 0, false);
-  }
-  arrays.assign_pages(testing::ascending_pages(kind.sequences * kind.pages_each()));
-  return arrays;
-}
+/// Of one GPU.
+struct Work {
+  double flops = 0;         // of the model
+  double weight_bytes = 0;  // that it reads: a replicated O is whole on each, for whoever owns rows
+  double kv_bytes = 0;      // of decoding sequences
+};
 
-double median_ms(cuda::CudaMachine& machine) {
-  std::vector<float> times;
-  for (int i = 0; i < kRepeats + 1; ++i) {
-    cuda::Event begin(cudaEventDefault);
-    cuda::Event end(cudaEventDefault);
-    machine.launch(/*fetch=*/false, &begin);
-    end.record(machine.stream());
-    machine.wait();
-    end.wait();
-    float ms = 0;
-    cuda::check_cuda(cudaEventElapsedTime(&ms, begin.get(), end.get()));
-    if (i >= 1) {
-      times.push_back(ms);
-    }
-  }
-  std::nth_element(times.begin(), times.begin() + kRepeats / 2, times.end());
-  return times[kRepeats / 2];
-}
-
-void report(cuda::CudaMachine& machine, const StepKind& kind) {
-  const ModelShape& shape = machine.shape();
-  const testing::StepArrays arrays = arrays_of(kind);
-  LoweredStep step = lower(arrays.request(), shape, machine.limits(), {machine.num_sms()});
-  keep_share(step, 0);
-  machine.upload(step);
-  const double ms = median_ms(machine);
+Work work_of(const StepKind& step, const ModelShape& shape) {
   const double hidden = shape.hidden;
   const double share = 1.0 / shape.world;
-  const double o = hidden * shape.num_heads * shape.head_dim;
-  const double layer = (hidden * (shape.num_heads + 2.0 * shape.num_kv_heads) * shape.head_dim + o +
-                        3.0 * hidden * shape.intermediate) *
-                       shape.num_layers;
+  const double heads = 1.0 * shape.num_layers * shape.num_heads * shape.head_dim;
+  const double o = hidden * heads;
+  const double layers = o + shape.num_layers * hidden *
+                                ((shape.num_heads + 2.0 * shape.num_kv_heads) * shape.head_dim +
+                                 3.0 * shape.intermediate);
   const double head = hidden * shape.vocab;
-  const double context = kind.prefill ? 0.5 * kind.tokens : kind.tokens;
-  const double attention =
-      4.0 * kind.rows() * context * shape.num_heads * shape.head_dim * shape.num_layers;
-  const double flops = share * (2.0 * (kind.rows() * layer + kind.sequences * head) + attention);
-  // Weights that the GPU reads: a replicated O is whole on each, for whoever owns rows.
-  const double o_bytes = 2.0 * (shape.o_sharded ? share : 1.0) * o * shape.num_layers;
-  const double weight_bytes = 2.0 * share * (layer - o * shape.num_layers + head) + o_bytes;
-  const double kv_bytes = kind.prefill ? 0.0
-                                       : share * 4.0 * shape.num_layers * shape.num_kv_heads *
-                                             shape.head_dim * kind.sequences * kind.tokens;
-  std::printf(
-      "gpus %u layers %u O %s %c%ux%u: %.3f ms; %.0f TFLOP/s of model flops; weights %.2f GB + "
-      "KV %.2f GB = %.2f TB/s\n",
-      shape.world, shape.num_layers, shape.o_sharded ? "sharded" : "replicated",
-      kind.prefill ? 'p' : 'd', kind.sequences, kind.tokens, ms, flops * 1e-9 / ms,
-      weight_bytes * 1e-9, kv_bytes * 1e-9, (weight_bytes + kv_bytes) * 1e-9 / ms);
-  std::fflush(stdout);
+  Work work;
+  work.flops = share * 2.0 * (step.rows() * layers + step.sequences() * head);
+  for (const SequenceGroup& group : step.groups) {
+    const double attended = group.context + 0.5 * (group.rows + 1.0);  // of a row, on average
+    work.flops += share * 4.0 * heads * group.sequences * group.rows * attended;
+  }
+  work.weight_bytes = 2.0 * (share * (layers - o + head) + (shape.o_sharded ? share : 1.0) * o);
+  work.kv_bytes = share * 4.0 * shape.num_layers * shape.num_kv_heads * shape.head_dim *
+                  static_cast<double>(step.decode_tokens());
+  return work;
 }
 
-void run(const std::vector<StepKind>& kinds, uint32_t layers, uint32_t gpus, bool o_sharded) {
-  StepLimits limits{};
-  for (const StepKind& kind : kinds) {
-    limits.max_rows = std::max(limits.max_rows, kind.rows());
-    limits.max_sequences = std::max(limits.max_sequences, kind.sequences);
-    limits.max_position = std::max(limits.max_position, kind.tokens + 1);
-    limits.num_pages = std::max(limits.num_pages, kind.sequences * kind.pages_each());
+/// Milliseconds of the steps, in order: on one device as its share, or on all GPUs from it on.
+std::vector<double> measure(const Options& options, int first_device, bool share_alone) {
+  cuda::check_cuda(cudaSetDevice(first_device));
+  const ModelShape shape = llama_70b(options);
+  cuda::CudaMachine machine(
+      shape, limits_for(options.steps),
+      {.trace_events = options.trace.empty() ? 0 : kTraceEvents, .is_alone = share_alone});
+  for (uint32_t rank = 0; rank < (share_alone ? 1 : shape.world); ++rank) {
+    machine.use_device_of(rank);
+    const cuda::DeviceMemory values = cuda::random_block(1.0F, 2);
+    machine.weights(rank).fill(cuda::random_block(0.03F, 1), values);
+    testing::fill_heap(machine, values, rank);
   }
-  limits.max_partials = 4096;
-  cuda::CudaMachine machine(llama_70b(layers, gpus, o_sharded), limits, {.is_alone = true});
-  const auto values = cuda::random_block(1.0F, 2);
-  machine.weights().fill(cuda::random_block(0.03F, 1), values);
-  const uint64_t heap_bytes = machine.layout().at(Buffer::kCounters);
-  for (uint64_t at = 0; at < heap_bytes; at += values.bytes()) {
-    machine.write(static_cast<Buffer>(0), at, values.data(),
-                  std::min<uint64_t>(values.bytes(), heap_bytes - at));
+  std::vector<double> times;
+  std::mt19937_64 random(1);
+  for (const StepKind& kind : options.steps) {
+    const StepArrays arrays(kind, shape.vocab, random);
+    LoweredStep step =
+        lower(arrays.request(), shape, machine.limits(), {machine.num_sms(), options.order});
+    if (share_alone) {
+      keep_share(step, 0);
+    }
+    machine.upload(step);
+    times.push_back(testing::median_ms(machine));
+    if (!options.trace.empty()) {
+      testing::write_trace(options.trace + (share_alone ? ".share" : ""), machine.events());
+    }
   }
-  for (const StepKind& kind : kinds) {
-    report(machine, kind);
+  return times;
+}
+
+void run(const Options& options) {
+  const ModelShape shape = llama_70b(options);
+  std::vector<std::vector<double>> shares;  // of a device, then a step
+  for (uint32_t device = 0; device < (options.real ? options.gpus : 1); ++device) {
+    shares.push_back(measure(options, static_cast<int>(device), /*share_alone=*/true));
+  }
+  std::vector<double> whole;
+  if (options.real) {
+    whole = measure(options, 0, /*share_alone=*/false);
+  }
+  for (size_t i = 0; i < options.steps.size(); ++i) {
+    const StepKind& kind = options.steps[i];
+    std::printf("gpus %u layers %u O %s %s: share", shape.world, shape.num_layers,
+                shape.o_sharded ? "sharded" : "replicated", kind.name.c_str());
+    double slowest = 0;
+    for (const std::vector<double>& share : shares) {
+      std::printf(" %.3f", share[i]);
+      slowest = std::max(slowest, share[i]);
+    }
+    const double ms = options.real ? whole[i] : slowest;
+    if (options.real) {
+      std::printf(" ms, whole %.3f = %.3f of it", ms, ms / slowest);
+    }
+    const Work work = work_of(kind, shape);
+    const double gigabytes = (work.weight_bytes + work.kv_bytes) * 1e-9;
+    std::printf(" ms; a GPU %.0f TFLOP/s of model flops; weights and KV %.2f GB, %.2f TB/s\n",
+                work.flops * 1e-9 / ms, gigabytes, gigabytes / ms);
   }
 }
 
@@ -135,31 +148,33 @@ void run(const std::vector<StepKind>& kinds, uint32_t layers, uint32_t gpus, boo
 }  // namespace terrazzo
 
 int main(int argc, char** argv) {
-  using terrazzo::StepKind;
+  using namespace terrazzo;
+  using terrazzo::testing::value_of;
   terrazzo::testing::require_gpu();
-  uint32_t layers = 80;
-  uint32_t gpus = 8;
-  bool o_sharded = false;
-  std::vector<StepKind> kinds;
+  Options options;
   for (int i = 1; i < argc; ++i) {
-    unsigned a = 0;
-    unsigned b = 0;
-    if (std::sscanf(argv[i], "layers=%u", &a) == 1) {
-      layers = a;
-    } else if (std::sscanf(argv[i], "gpus=%u", &a) == 1) {
-      gpus = a;
-    } else if (std::strcmp(argv[i], "o=sharded") == 0 ||
-               std::strcmp(argv[i], "o=replicated") == 0) {
-      o_sharded = argv[i][2] == 's';
-    } else if (std::sscanf(argv[i] + 1, "%ux%u", &a, &b) == 2) {
-      kinds.push_back({argv[i][0] == 'p', a, b});
+    StepKind kind;
+    if (const char* layers = value_of(argv[i], "layers")) {
+      options.layers = static_cast<uint32_t>(std::atoi(layers));
+    } else if (const char* gpus = value_of(argv[i], "gpus")) {
+      options.gpus = static_cast<uint32_t>(std::atoi(gpus));
+    } else if (const char* o = value_of(argv[i], "o")) {
+      options.o_sharded = std::strcmp(o, "sharded") == 0;
+    } else if (const char* order = value_of(argv[i], "order")) {
+      options.order = weave_plan_of(order);
+    } else if (const char* trace = value_of(argv[i], "trace")) {
+      options.trace = trace;
+    } else if (std::strcmp(argv[i], "real") == 0) {
+      options.real = true;
+    } else if (parse_step(argv[i], kind)) {
+      options.steps.push_back(kind);
     } else {
       std::fprintf(stderr,
-                   "bench_share: %s: expected d64x512, p8x1024, gpus=2, layers=4 or o=sharded\n",
+                   "bench_share: %s: expected an option or d64x512, p8x1024, 512@511,2x512@0\n",
                    argv[i]);
       return 2;
     }
   }
-  terrazzo::run(kinds, layers, gpus, o_sharded);
+  run(options);
   return 0;
 }

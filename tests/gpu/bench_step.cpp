@@ -26,16 +26,13 @@
 #include "lower/lower.hpp"
 #include "lower/part_of_step.hpp"
 #include "machine/cuda/cuda_machine.hpp"
-#include "machine/cuda/random_fill.hpp"
 #include "require_gpu.hpp"
 #include "simulate/bench_steps.hpp"
-#include "simulate/step_archive.hpp"
 #include "simulate/weave_planner.hpp"
+#include "step_timing.hpp"
 
 namespace terrazzo {
 namespace {
-
-constexpr int kRepeats = 9;
 
 struct Options {
   std::string shape = "8b";
@@ -53,26 +50,6 @@ struct Options {
 LoweredStep only(LoweredStep step, Opcode opcode) {
   keep_only(step, {&opcode, 1});
   return step;
-}
-
-double median_ms(cuda::CudaMachine& machine) {
-  cuda::Event begin(cudaEventDefault);
-  cuda::Event end(cudaEventDefault);
-  std::vector<float> times;
-  for (int i = 0; i < kRepeats + 1; ++i) {
-    cuda::check_cuda(cudaEventRecord(begin.get(), machine.stream()));
-    machine.launch();
-    cuda::check_cuda(cudaEventRecord(end.get(), machine.stream()));
-    machine.wait();
-    cuda::check_cuda(cudaEventSynchronize(end.get()));  // it comes after what `wait` waits for
-    float ms = 0;
-    cuda::check_cuda(cudaEventElapsedTime(&ms, begin.get(), end.get()));
-    if (i >= 1) {
-      times.push_back(ms);
-    }
-  }
-  std::nth_element(times.begin(), times.begin() + kRepeats / 2, times.end());
-  return times[kRepeats / 2];
 }
 
 /// Device to device, of more bytes than the L2 holds: bytes read and written a second.
@@ -102,7 +79,7 @@ class Bench {
         weights_(cuda::random_block(0.03F, 1)),
         values_(cuda::random_block(1.0F, 2)) {
     machine_.weights().fill(weights_, values_);
-    fill_heap();
+    testing::fill_heap(machine_, values_);
   }
 
   /// Bytes that a copy within the device reads and writes a second.
@@ -152,30 +129,13 @@ class Bench {
         lowered(arrays, options_.orders.empty() ? WeavePlan{} : options_.orders.front());
     machine_.run(step);
     machine_.run(step);
-    const ArchiveFile file(options_.trace, "w");
-    std::fprintf(file.get(), "begin,end,position,layer,sm,role,opcode\n");
-    for (const TraceEvent& event : machine_.events()) {
-      std::fprintf(file.get(), "%llu,%llu,%u,%d,%u,%u,%s\n",
-                   static_cast<unsigned long long>(event.begin_ns),
-                   static_cast<unsigned long long>(event.end_ns), event.position, event.layer,
-                   event.sm, static_cast<unsigned>(event.role), opcode_name(event.opcode));
-    }
+    testing::write_trace(options_.trace, machine_.events());
   }
 
   int differences() const { return differences_; }
 
  private:
   const ModelShape& shape() const { return machine_.shape(); }
-
-  /// Everything but the counters.
-  void fill_heap() {
-    const uint64_t heap_bytes = machine_.layout().at(Buffer::kCounters);
-    for (uint64_t at = 0; at < heap_bytes; at += values_.bytes()) {
-      machine_.write(static_cast<Buffer>(0), at, values_.data(),
-                     std::min<uint64_t>(values_.bytes(), heap_bytes - at));
-    }
-    cuda::check_cuda(cudaDeviceSynchronize());  // copies within a device return before they end
-  }
 
   LoweredStep lowered(const StepArrays& arrays, const WeavePlan& order, uint32_t layers = 0) const {
     ModelShape shape = machine_.shape();
@@ -185,7 +145,7 @@ class Bench {
 
   double time(const LoweredStep& step) {
     machine_.upload(step);
-    return median_ms(machine_);
+    return testing::median_ms(machine_);
   }
 
   void keep(const RunRecord& run) {
@@ -289,7 +249,7 @@ class Bench {
   Results results(const LoweredStep& step) {
     constexpr uint64_t kPartBytes = 32 << 20;
     constexpr uint64_t kKvParts = 8;
-    fill_heap();
+    testing::fill_heap(machine_, values_);
     machine_.run(step);
     Results parts;
     const auto read = [&](Buffer buffer, uint64_t offset, uint64_t bytes) {
@@ -336,19 +296,12 @@ int run(const Options& options) {
   return bench.differences() == 0 ? 0 : 1;
 }
 
-/// The value of "name=value", or null.
-const char* value_of(const char* argument, const char* name) {
-  const size_t length = std::strlen(name);
-  return std::strncmp(argument, name, length) == 0 && argument[length] == '='
-             ? argument + length + 1
-             : nullptr;
-}
-
 }  // namespace
 }  // namespace terrazzo
 
 int main(int argc, char** argv) {
   using namespace terrazzo;
+  using terrazzo::testing::value_of;
   terrazzo::testing::require_gpu();
   Options options;
   for (int i = 1; i < argc; ++i) {

@@ -63,12 +63,19 @@ ModelShape shape_of(const Config& config, bool small, Random& random) {
   return shape;
 }
 
+/// Of all devices together.
 int64_t free_device_bytes() {
-  size_t free_bytes = 0;
-  size_t total_bytes = 0;
-  cuda::check_cuda(cudaSetDevice(0));
-  cuda::check_cuda(cudaMemGetInfo(&free_bytes, &total_bytes));
-  return static_cast<int64_t>(free_bytes);
+  int devices = 0;
+  cuda::check_cuda(cudaGetDeviceCount(&devices));
+  int64_t sum = 0;
+  for (int device = 0; device < devices; ++device) {
+    size_t free_bytes = 0;
+    size_t total_bytes = 0;
+    cuda::check_cuda(cudaSetDevice(device));
+    cuda::check_cuda(cudaMemGetInfo(&free_bytes, &total_bytes));
+    sum += static_cast<int64_t>(free_bytes);
+  }
+  return sum;
 }
 
 /// That are in use by this process, page-locked ones too.
@@ -103,10 +110,10 @@ class Soak {
       soak(steps / 2, /*plant=*/false);  // most growth is over after this
       const int64_t device_before = free_device_bytes();
       const int64_t host_before = host_bytes();
-      const uint64_t programs_before = machine_->program_bytes(0);
+      const uint64_t programs_before = program_bytes();
       soak(steps - steps / 2, options_.plant);
       check_memory(device_before - free_device_bytes(), host_bytes() - host_before,
-                   machine_->program_bytes(0) - programs_before);
+                   program_bytes() - programs_before);
     } catch (const MachineError& error) {
       std::printf("FAIL after %zu steps: %s\n", num_collected_, error.what());
       ++failures_;
@@ -126,6 +133,14 @@ class Soak {
     SessionPtr session;
     size_t index;  // of the step in it
   };
+
+  uint64_t program_bytes() {
+    uint64_t bytes = 0;
+    for (uint32_t device = 0; device < machine_->num_devices(); ++device) {
+      bytes += machine_->program_bytes(device);
+    }
+    return bytes;
+  }
 
   /// Logits and most programs find room after this.
   void prime() {
@@ -265,12 +280,12 @@ class Soak {
 
   /// The driver hands memory out in granules: programs that grew may have cost one more a place.
   void check_memory(int64_t device_grown, int64_t host_grown, uint64_t programs_grown) {
-    const uint64_t room =
-        programs_grown == 0 ? 0 : programs_grown + cuda::CudaMachine::kNumSlots * kGranule;
+    const uint64_t slots = machine_->num_devices() * cuda::CudaMachine::kNumSlots;
+    const uint64_t room = programs_grown == 0 ? 0 : programs_grown + slots * kGranule;
     leaks_ = device_grown > static_cast<int64_t>(room) || host_grown > kHostSlack;
     failures_ += leaks_ ? 1 : 0;
     std::printf(
-        "%s memory grew by %lld bytes of the GPU's (programs by %llu), %lld MB of the host's\n",
+        "%s memory grew by %lld bytes of the GPUs' (programs by %llu), %lld MB of the host's\n",
         leaks_ ? "FAIL" : "pass", static_cast<long long>(device_grown),
         static_cast<unsigned long long>(programs_grown), static_cast<long long>(host_grown >> 20));
   }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <climits>
 #include <cstring>
-#include <exception>
 #include <sstream>
 
 #include "lower/lower.hpp"
@@ -98,11 +97,40 @@ MachineError of_gpu(uint32_t gpu, const MachineError& error) {
   return MachineError("gpu " + std::to_string(gpu) + ": " + error.what());
 }
 
-/// The same, with what each SM claimed last (it may still be at the instruction before).
-MachineError at_step(uint32_t gpu, const MachineError& error, const StepSlot& slot) {
-  const std::string last = slot.last_instructions();
-  return MachineError(of_gpu(gpu, error).what() + (last.empty() ? last : "; claimed last:" + last));
-}
+/// What went wrong with GPUs while they ran a step.
+class StepErrors {
+ public:
+  bool empty() const { return errors_.empty(); }
+  void add(uint32_t gpu, const MachineError& error, const StepSlot& slot) {
+    errors_.push_back({gpu, error, &slot});
+  }
+
+  /// With what each SM claimed last (it may still be at the instruction before). An illegal access
+  /// takes the GPUs down that can reach the one where it happened, and CUDA does not say which that
+  /// was: the one that is furthest behind is named, as the others went on until they missed it.
+  MachineError worst() const {
+    const Error& named =
+        *std::min_element(errors_.begin(), errors_.end(), [](const Error& a, const Error& b) {
+          return a.slot->furthest_behind() < b.slot->furthest_behind();
+        });
+    std::string text = of_gpu(named.gpu, named.error).what();
+    for (const Error& other : errors_) {
+      if (&other != &named) {
+        text += "; gpu " + std::to_string(other.gpu) + " too, further on in the step";
+      }
+    }
+    const std::string last = named.slot->last_instructions();
+    return MachineError(text + (last.empty() ? last : "; claimed last:" + last));
+  }
+
+ private:
+  struct Error {
+    uint32_t gpu;
+    MachineError error;
+    const StepSlot* slot;
+  };
+  std::vector<Error> errors_;
+};
 
 }  // namespace
 
@@ -263,20 +291,19 @@ void CudaMachine::clear_other_bank() {
 }
 
 void CudaMachine::wait_until_ended(uint32_t slot) const {
-  // All of them, also after an error: a GPU whose peer is lost ends by its own watchdog.
-  std::exception_ptr first;
+  // All of them, also after an error: a GPU whose peer is lost ends by its own watchdog, or is lost
+  // with it.
+  StepErrors errors;
   for (uint32_t i = 0; i < num_devices(); ++i) {
     try {
       devices_[i]->use();
       devices_[i]->slot(slot).ended.wait();
     } catch (const MachineError& error) {
-      if (first == nullptr) {
-        first = std::make_exception_ptr(at_step(i, error, devices_[i]->slot(slot)));
-      }
+      errors.add(i, error, devices_[i]->slot(slot));
     }
   }
-  if (first != nullptr) {
-    std::rethrow_exception(first);
+  if (!errors.empty()) {
+    throw errors.worst();
   }
 }
 

@@ -1,5 +1,6 @@
 #include "machine/cuda/step_slot.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <sstream>
 
@@ -60,6 +61,17 @@ std::string StepSlot::last_instructions() const {
     }
   }
   return out.str();
+}
+
+uint32_t StepSlot::furthest_behind() const {
+  uint32_t least = ~0U;
+  for (uint32_t i = 0; i < host_programs_.size(); ++i) {
+    for (uint32_t sm = 0; sm < num_sms_; ++sm) {
+      const uint32_t position = last_claims(i)[sm];
+      least = position < host_programs_[i].queue_size() ? std::min(least, position) : least;
+    }
+  }
+  return least;
 }
 
 }  // namespace terrazzo::cuda

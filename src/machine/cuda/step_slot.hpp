@@ -45,6 +45,8 @@ class StepSlot {
   }
   /// The same in words, a line an SM that has claimed an instruction.
   std::string last_instructions() const;
+  /// The least of these positions; ~0 if there is none.
+  uint32_t furthest_behind() const;
 
   Event uploaded;
   Event begun{cudaEventDefault};

@@ -59,7 +59,8 @@ void report_failure(const cuda::RankParams& rank, uint64_t at_ns) {
 void run_step(const Step& step, uint32_t blocks) {
   for (const auto& rank : step) {
     if (rank.view.last_claims != nullptr) {
-      rank.view.last_claims[0] = rank.step.program.prologue_size;
+      // Later ranks are further behind.
+      rank.view.last_claims[0] = rank.step.program.prologue_size + rank.view.world - rank.view.gpu;
     }
   }
   if (is_stopped(step)) {

@@ -57,7 +57,7 @@ class Runtime {
   int num_devices = 1;
   std::set<std::pair<int, int>> unreachable;
   std::set<std::pair<int, int>> peers;  // enabled
-  int lost_device = -1;
+  std::set<int> lost_devices;
 
   /// Something that may happen now, happens. False if nothing can.
   bool happen() {
@@ -162,9 +162,9 @@ bool is_peer_enabled(int device, int peer) {
   return Runtime::get().peers.contains({device, peer});
 }
 
-void lose_fake_device(int device) {
+void lose_fake_devices(const std::set<int>& devices) {
   const auto lock = locked();
-  Runtime::get().lost_device = device;
+  Runtime::get().lost_devices = devices;
 }
 
 int current_fake_device() { return current_device; }
@@ -288,7 +288,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const auto lock = locked();
-  if (event->device == Runtime::get().lost_device) {
+  if (Runtime::get().lost_devices.contains(event->device)) {
     Runtime::get().happen_all();
     return cudaErrorIllegalAddress;
   }

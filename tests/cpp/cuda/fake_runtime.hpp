@@ -25,8 +25,8 @@ void hold_until(cudaStream_t stream, std::function<bool()> ready);
 void set_fake_model(const char* name, int num_sms, uint64_t memory_bytes);
 /// So many devices from now on; the pairs (device, peer) have no peer access.
 void set_fake_devices(int count, const std::set<std::pair<int, int>>& unreachable = {});
-/// Who waits for this device from now on learns of an illegal address; -1: none.
-void lose_fake_device(int device);
+/// Who waits for one of these devices from now on learns of an illegal address.
+void lose_fake_devices(const std::set<int>& devices);
 bool is_peer_enabled(int device, int peer);
 int current_fake_device();
 int device_of(cudaStream_t stream);

@@ -181,23 +181,26 @@ TERRAZZO_TEST(a_lost_gpu_says_what_to_do) {
   CHECK_THROWS(cuda::check_cuda(cudaErrorIllegalAddress), "start the process again");
   CHECK(!cuda::loses_device(cudaErrorLaunchOutOfResources));
   const FakeGpus gpus(2);
-  Pair pair(1, 2, {});
-  const StepArrays arrays = prompt(100);
-  const uint64_t number = pair.gpu.submit(arrays.request());
-  testing::lose_fake_device(1);
-  try {
-    pair.gpu.collect(number);
-    CHECK(false);
-  } catch (const MachineError& error) {
-    const std::string text = error.what();
-    CHECK(text.starts_with("gpu 1: [cuda] "));
-    CHECK(text.find(
-              "start the process again; claimed last:\n  gpu 1 sm 0: qkv_rope_append (layer 0,") !=
-          std::string::npos);
-    CHECK(text.find("sm 1") == std::string::npos);  // claimed nothing
+  for (const bool both : {false, true}) {
+    Pair pair(1, 2, {});
+    const StepArrays arrays = prompt(100);
+    const uint64_t number = pair.gpu.submit(arrays.request());
+    testing::lose_fake_devices(both ? std::set{0, 1} : std::set{1});
+    try {
+      pair.gpu.collect(number);
+      CHECK(false);
+    } catch (const MachineError& error) {
+      const std::string text = error.what();
+      CHECK(text.starts_with("gpu 1: [cuda] "));  // of both, the one that is further behind
+      CHECK(text.find(std::string("start the process again") +
+                      (both ? "; gpu 0 too, further on in the step" : "") +
+                      "; claimed last:\n  gpu 1 sm 0: qkv_rope_append (layer 0,") !=
+            std::string::npos);
+      CHECK(text.find("sm 1") == std::string::npos);  // claimed nothing
+    }
+    CHECK_THROWS(pair.gpu.collect(pair.gpu.submit(arrays.request())), "start the process again");
+    testing::lose_fake_devices({});
   }
-  CHECK_THROWS(pair.gpu.collect(pair.gpu.submit(arrays.request())), "start the process again");
-  testing::lose_fake_device(-1);
 }
 
 /// One GPU's share of a step comes to its end without its peers, and does all of its own work.

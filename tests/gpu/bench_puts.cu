@@ -1,0 +1,197 @@
+// What the links between two GPUs carry: tiles of 8 KB put by a few SMs the way storers put them,
+// beside copies by the copy engines.
+//
+// bench_puts            needs two GPUs; 77 (skipped) where there is one
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <vector>
+
+#include "device_array.hpp"
+#include "machine/cuda/devices.hpp"
+#include "machine/cuda/handles.hpp"
+#include "require_gpu.hpp"
+#include "terrazzo/arch/sm90/bulk_copy.hpp"
+#include "terrazzo/arch/sm90/counter.hpp"
+#include "terrazzo/arch/sm90/fence.hpp"
+#include "terrazzo/arch/sm90/mbarrier.hpp"
+#include "terrazzo/core/geometry.hpp"
+
+namespace terrazzo {
+namespace {
+
+using cuda::check_cuda;
+using testing::DeviceArray;
+
+constexpr uint32_t kStorers = kNumConsumers;    // of an SM, a warp each
+constexpr uint32_t kTiles = kPanelsPerColTile;  // of a storer's output: 64 x 256 of bf16
+constexpr uint32_t kWords = kStageBytes / sizeof(uint32_t);
+constexpr uint64_t kBytes = 512ULL << 20;  // put each way
+constexpr uint32_t kSharedBytes = kStorers * kTiles * kStageBytes;
+constexpr int kRepeats = 5;
+
+/// Where a piece of a tile goes, and after how many tiles a storer waits until they are there and
+/// signals, as at an instruction's end; 0: once, at its last.
+struct Manner {
+  const char* name;
+  uint32_t piece_bytes;
+  uint32_t tiles_per_signal;
+};
+
+__device__ __forceinline__ uint32_t word_of(uint32_t storer, uint32_t word) {
+  return storer << 16 | (word & 0xffffu);
+}
+
+/// Every storer puts its tiles to the tiles storer, storer + storers ... of `target`.
+__global__ void __launch_bounds__(kStorers * 32)
+    put_tiles(std::byte* target, uint32_t* counter, uint32_t tiles_each, uint32_t piece_bytes,
+              uint32_t tiles_per_signal) {
+  extern __shared__ __align__(1024) std::byte stages[];
+  const uint32_t warp = threadIdx.x / 32;
+  const uint32_t storer = blockIdx.x * kStorers + warp;
+  const uint32_t storers = gridDim.x * kStorers;
+  auto* const own = reinterpret_cast<uint32_t*>(stages + warp * kTiles * kStageBytes);
+  for (uint32_t i = threadIdx.x % 32; i < kTiles * kWords; i += 32) {
+    own[i] = word_of(storer, i);
+  }
+  sm90::fence_proxy_async_shared();
+  __syncwarp();
+  const uint32_t source = sm90::shared_address(own);
+  const uint32_t pieces = kStageBytes / piece_bytes;
+  for (uint32_t tile = 0; tile < tiles_each; ++tile) {
+    const uint32_t stage = tile % kTiles * kStageBytes;
+    std::byte* const to = target + (uint64_t{tile} * storers + storer) * kStageBytes;
+    for (uint32_t piece = threadIdx.x % 32; piece < pieces; piece += 32) {
+      sm90::bulk_store_async(to + piece * piece_bytes, source + stage + piece * piece_bytes,
+                             piece_bytes);
+    }
+    sm90::bulk_commit_group();
+    sm90::bulk_wait_group_read();
+    __syncwarp();
+    if (tile + 1 == tiles_each || (tiles_per_signal != 0 && (tile + 1) % tiles_per_signal == 0)) {
+      sm90::bulk_wait_group();
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) {
+        sm90::red_release_add_sys(counter, 1);
+      }
+    }
+  }
+}
+
+/// One GPU's side.
+struct Side {
+  int device;
+  cuda::Stream stream;
+  cuda::Event begin{cudaEventDefault};
+  cuda::Event end{cudaEventDefault};
+  DeviceArray<std::byte> received{kBytes};
+  DeviceArray<std::byte> own{kBytes};
+  DeviceArray<uint32_t> counter{1};
+
+  explicit Side(int device) : device(device) {
+    check_cuda(cudaFuncSetAttribute(put_tiles, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(kSharedBytes)));
+  }
+};
+
+/// GB/s one way of `run(from, to)` on each of `senders` sides at once, the slower one's.
+template <class F>
+double rate(std::vector<Side*>& sides, uint32_t senders, F run) {
+  std::vector<double> rates;
+  for (int i = 0; i <= kRepeats; ++i) {
+    for (uint32_t s = 0; s < senders; ++s) {
+      check_cuda(cudaSetDevice(sides[s]->device));
+      sides[s]->begin.record(sides[s]->stream.get());
+      run(*sides[s], *sides[1 - s]);
+      sides[s]->end.record(sides[s]->stream.get());
+    }
+    float longest = 0;
+    for (uint32_t s = 0; s < senders; ++s) {
+      check_cuda(cudaSetDevice(sides[s]->device));
+      sides[s]->end.wait();
+      float ms = 0;
+      check_cuda(cudaEventElapsedTime(&ms, sides[s]->begin.get(), sides[s]->end.get()));
+      longest = std::max(longest, ms);
+    }
+    if (i > 0) {
+      rates.push_back(kBytes * 1e-6 / longest);
+    }
+  }
+  std::nth_element(rates.begin(), rates.begin() + kRepeats / 2, rates.end());
+  return rates[kRepeats / 2];
+}
+
+void put(Side& from, Side& to, uint32_t sms, const Manner& manner) {
+  const auto tiles_each = static_cast<uint32_t>(kBytes / kStageBytes / (sms * kStorers));
+  put_tiles<<<sms, kStorers * 32, kSharedBytes, from.stream.get()>>>(
+      to.received.get(), to.counter.get(), tiles_each, manner.piece_bytes, manner.tiles_per_signal);
+  check_cuda(cudaGetLastError());
+}
+
+/// Whether what 16 SMs put last has arrived: every word says who wrote it.
+bool has_arrived(Side& from, Side& to) {
+  constexpr uint32_t kSms = 16;
+  check_cuda(cudaSetDevice(to.device));
+  check_cuda(cudaMemset(to.received.get(), 0xff, kBytes));
+  check_cuda(cudaDeviceSynchronize());
+  check_cuda(cudaSetDevice(from.device));
+  put(from, to, kSms, {"", kStageBytes, kTiles});
+  check_cuda(cudaDeviceSynchronize());
+  check_cuda(cudaSetDevice(to.device));
+  const std::vector<std::byte> bytes = to.received.read();
+  const auto* const words = reinterpret_cast<const uint32_t*>(bytes.data());
+  for (uint64_t i = 0; i < kBytes / sizeof(uint32_t); ++i) {
+    const uint64_t tile = i / kWords;
+    const auto storer = static_cast<uint32_t>(tile % (kSms * kStorers));
+    const auto stage = static_cast<uint32_t>(tile / (kSms * kStorers) % kTiles);
+    if (words[i] != (storer << 16 | ((stage * kWords + i % kWords) & 0xffffu))) {
+      std::printf("FAIL: word %llu is %08x\n", static_cast<unsigned long long>(i), words[i]);
+      return false;
+    }
+  }
+  return true;
+}
+
+int run() {
+  int devices = 0;
+  check_cuda(cudaGetDeviceCount(&devices));
+  if (devices < 2) {
+    std::printf("bench_puts: skipped: there is one GPU\n");
+    return testing::kSkipCode;
+  }
+  check_cuda(cudaSetDevice(0));
+  cuda::open_devices(2);
+  check_cuda(cudaSetDevice(0));
+  Side first(0);
+  check_cuda(cudaSetDevice(1));
+  Side second(1);
+  std::vector<Side*> sides{&first, &second};
+  const auto copy = [](Side& from, Side& to) {
+    check_cuda(cudaMemcpyPeerAsync(to.received.get(), to.device, from.own.get(), from.device,
+                                   kBytes, from.stream.get()));
+  };
+  const std::array<double, 2> copied{rate(sides, 1, copy), rate(sides, 2, copy)};
+  std::printf("copy engines: %.0f GB/s one way, %.0f each way at once\n", copied[0], copied[1]);
+  if (!has_arrived(first, second)) {
+    return 1;
+  }
+  for (const Manner& manner : {Manner{"8 KB tiles", kStageBytes, 0},
+                               Manner{"8 KB tiles, a signal after 4", kStageBytes, kTiles},
+                               Manner{"rows of 128 bytes, a signal after 4 tiles", 128, kTiles}}) {
+    for (const uint32_t sms : {1U, 2U, 4U, 8U, 16U, 32U, 64U, 128U}) {
+      const auto run = [&](Side& from, Side& to) { put(from, to, sms, manner); };
+      const std::array<double, 2> seen{rate(sides, 1, run), rate(sides, 2, run)};
+      std::printf("%s, %3u SMs: %.0f GB/s one way (%.2f of copies), %.0f each way at once (%.2f)\n",
+                  manner.name, sms, seen[0], seen[0] / copied[0], seen[1], seen[1] / copied[1]);
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace terrazzo
+
+int main() {
+  terrazzo::testing::require_gpu();
+  return terrazzo::run();
+}
