@@ -23,8 +23,8 @@ def peer_copy_rates() -> dict[str, float]:
     pairs = [[torch.cuda.Stream(gpu) for gpu in (first, second)] for _ in range(2)]
 
     def copy(direction: int) -> None:
-        ours, theirs = pairs[direction]
-        with torch.cuda.stream(theirs), torch.cuda.stream(ours):
+        on_first, on_second = pairs[direction]
+        with torch.cuda.stream(on_second), torch.cuda.stream(on_first):
             targets[direction].copy_(sources[direction], non_blocking=True)
 
     def ms_of(queue: Callable[[], object]) -> float:
