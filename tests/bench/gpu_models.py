@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from bench.model_sizes import BF16_BYTES as BF16_BYTES
+from bench.model_sizes import HEAD_DIM as HEAD_DIM
+from bench.model_sizes import LLAMA_8B as LLAMA_8B
+from bench.model_sizes import Sizes
 from numpy.typing import NDArray
 from unit.model.drive import pages_of
 
@@ -13,61 +17,8 @@ from terrazzo._core import CudaModel, ModelShape, StepArrays, StepLimits, instru
 from terrazzo.runner import SPLIT_TOKENS, arrays_of
 from terrazzo.step import PAGE_TOKENS, StepInput
 
-HEAD_DIM = 128
-BF16_BYTES = 2
 TILE_ROWS = 128
 TILE_COLS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """A model's sizes; `name` as in the report."""
-
-    name: str
-    hidden: int
-    intermediate: int
-    num_heads: int
-    num_kv_heads: int
-    num_layers: int = 1
-    vocab: int = 256
-
-    @property
-    def gemms(self) -> dict[str, tuple[int, int]]:
-        """Instruction -> (N, K): output columns and depth of one layer's matrix."""
-        attention = self.num_heads * HEAD_DIM
-        qkv = attention + 2 * self.num_kv_heads * HEAD_DIM
-        return {
-            "qkv_rope_append": (qkv, self.hidden),
-            "o_proj_residual": (self.hidden, attention),
-            "gate_up_silu": (2 * self.intermediate, self.hidden),
-            "down_residual": (self.hidden, self.intermediate),
-        }
-
-    @property
-    def layer_weights(self) -> int:
-        return sum(n * k for n, k in self.gemms.values())
-
-    @property
-    def kv_token_bytes(self) -> int:
-        """Keys and values of one token in all layers."""
-        return 2 * self.num_kv_heads * HEAD_DIM * BF16_BYTES * self.num_layers
-
-    def shape(self) -> ModelShape:
-        return ModelShape(
-            num_layers=self.num_layers,
-            hidden=self.hidden,
-            intermediate=self.intermediate,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads,
-            head_dim=HEAD_DIM,
-            vocab=self.vocab,
-            norm_eps=1e-5,
-            world=1,
-            split_tokens=SPLIT_TOKENS,
-        )
-
-
-LLAMA_8B = Sizes("8B", 4096, 14336, 32, 8, num_layers=32, vocab=128256)
 
 
 def limits_for(

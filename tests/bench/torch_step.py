@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from bench.gpu_models import HEAD_DIM, Sizes
 from bench.gpu_peers import DTYPE, random
+from bench.model_sizes import HEAD_DIM, Sizes
 
 COMPILE_BUDGET_S = 50.0  # for all sizes together; what is left after it runs as torch has it
 WEIGHT_SCALE = 0.03
@@ -151,7 +151,7 @@ class TorchStep:
         torch.mm(compact, self.weights.head.t())
 
 
-def graph_of(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
+def graph_of(run: Callable[[], object], capture_error_mode: str = "global") -> torch.cuda.CUDAGraph:
     """The work of `run` as a graph; it ran once before."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -159,6 +159,6 @@ def graph_of(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
         run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode=capture_error_mode):
         run()
     return graph
