@@ -131,19 +131,20 @@ class Lowering {
     const uint32_t total = shape_.qkv_panels();
     const uint32_t group = shape_.group_panels();
     const uint32_t tile = tile_panels(total, row_blocks_, 1);
-    for_each_tile(
-        row_blocks_, total, tile, 0, [&](uint32_t block, uint32_t panel, uint32_t panels) {
-          Instruction& instruction = emit_gemm(Opcode::kQkvRopeAppend, block, rows_of(block), panel,
-                                               panels, shape_.hidden_panels());
-          emitter_.wait(instruction, previous(kX, block));
-          const uint32_t end = panel + panels;
-          for (uint32_t begin = panel; begin < end;) {
-            const uint32_t stop = std::min((begin / group + 1) * group, end);
-            emitter_.signal(instruction, counters_.kv(begin / group, block), stop - begin,
-                            emitter_.own());
-            begin = stop;
-          }
-        });
+    for_each_tile({row_blocks_, total, tile, 0, wave_beside_peers(row_blocks_, shape_.world)},
+                  [&](uint32_t block, uint32_t panel, uint32_t panels) {
+                    Instruction& instruction =
+                        emit_gemm(Opcode::kQkvRopeAppend, block, rows_of(block), panel, panels,
+                                  shape_.hidden_panels());
+                    emitter_.wait(instruction, previous(kX, block));
+                    const uint32_t end = panel + panels;
+                    for (uint32_t begin = panel; begin < end;) {
+                      const uint32_t stop = std::min((begin / group + 1) * group, end);
+                      emitter_.signal(instruction, counters_.kv(begin / group, block), stop - begin,
+                                      emitter_.own());
+                      begin = stop;
+                    }
+                  });
   }
 
   /// Longest first. Runs of equal units start at another row block on each GPU, so that they do not
@@ -232,13 +233,12 @@ class Lowering {
   void gate_up() {
     const uint32_t total = shape_.gate_up_panels();
     const uint32_t tile = tile_panels(total, row_blocks_, 2);
-    for_each_tile(row_blocks_, total, tile, 0,
-                  [&](uint32_t block, uint32_t panel, uint32_t panels) {
-                    Instruction& instruction = emit_gemm(Opcode::kGateUpSilu, block, rows_of(block),
-                                                         panel, panels, shape_.hidden_panels());
-                    emitter_.wait(instruction, counter(kX1, block));
-                    emitter_.signal(instruction, counter(kAct, block), panels, emitter_.own());
-                  });
+    for_each_tile({row_blocks_, total, tile}, [&](uint32_t block, uint32_t panel, uint32_t panels) {
+      Instruction& instruction = emit_gemm(Opcode::kGateUpSilu, block, rows_of(block), panel,
+                                           panels, shape_.hidden_panels());
+      emitter_.wait(instruction, counter(kX1, block));
+      emitter_.signal(instruction, counter(kAct, block), panels, emitter_.own());
+    });
   }
 
   void down() {
@@ -255,15 +255,14 @@ class Lowering {
                CounterFamily output) {
     const uint32_t total = shape_.hidden_panels();
     const uint32_t tile = tile_panels(total, owned_blocks(), 1);
-    for_each_tile(owned_blocks(), total, tile, 0,
-                  [&](uint32_t own, uint32_t panel, uint32_t panels) {
-                    const uint32_t block = own * shape_.world + gpu_;
-                    Instruction& instruction =
-                        emit_gemm(opcode, block, rows_of(block), panel, panels, k_panels);
-                    emitter_.wait(instruction, counter(input, block));
-                    emitter_.wait(instruction, residual + static_cast<int32_t>(block));
-                    emitter_.signal(instruction, counter(output, block), panels, emitter_.all());
-                  });
+    for_each_tile({owned_blocks(), total, tile}, [&](uint32_t own, uint32_t panel,
+                                                     uint32_t panels) {
+      const uint32_t block = own * shape_.world + gpu_;
+      Instruction& instruction = emit_gemm(opcode, block, rows_of(block), panel, panels, k_panels);
+      emitter_.wait(instruction, counter(input, block));
+      emitter_.wait(instruction, residual + static_cast<int32_t>(block));
+      emitter_.signal(instruction, counter(output, block), panels, emitter_.all());
+    });
   }
 
   /// This GPU's share of O, or of down, for all rows.
@@ -271,7 +270,7 @@ class Lowering {
                        CounterFamily output) {
     const uint32_t total = shape_.hidden_panels();
     const uint32_t tile = tile_panels(total, row_blocks_, 1);
-    for_each_tile(row_blocks_, total, tile, gpu_,
+    for_each_tile({row_blocks_, total, tile, gpu_, wave_beside_peers(row_blocks_, shape_.world)},
                   [&](uint32_t block, uint32_t panel, uint32_t panels) {
                     Instruction& instruction =
                         emit_gemm(opcode, block, rows_of(block), panel, panels, k_panels);
@@ -283,7 +282,7 @@ class Lowering {
   /// The sums of them for this GPU's rows, as `project` gives them.
   void reduce(Opcode opcode, CounterFamily input, int32_t residual, CounterFamily output) {
     const uint32_t total = shape_.hidden_panels();
-    for_each_tile(owned_blocks(), total, kPanelsPerColTile, 0,
+    for_each_tile({owned_blocks(), total, kPanelsPerColTile},
                   [&](uint32_t own, uint32_t panel, uint32_t panels) {
                     const uint32_t block = own * shape_.world + gpu_;
                     Instruction& instruction = emitter_.emit(opcode);
@@ -310,7 +309,7 @@ class Lowering {
   }
 
   void lm_head() {
-    for_each_tile(compact_blocks_, shape_.vocab_panels(), kPanelsPerColTile, gpu_,
+    for_each_tile({compact_blocks_, shape_.vocab_panels(), kPanelsPerColTile, gpu_},
                   [&](uint32_t block, uint32_t panel, uint32_t panels) {
                     Instruction& instruction =
                         emit_gemm(Opcode::kLmHead, block, compact_rows_of(block), panel, panels,

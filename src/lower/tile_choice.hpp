@@ -11,6 +11,8 @@ namespace terrazzo {
 
 // Row blocks that share a weight tile while it is in L2.
 inline constexpr uint32_t kWaveBlocks = 16;
+// For fewer of them, weights take longer to come from memory than their products.
+inline constexpr uint32_t kFewestWaveBlocks = 4;
 
 /// Nanoseconds of a k tile of a tile of 128 rows when `sms` SMs work, from runs on an H100
 /// (docs/performance/log.md): the tensor cores' and the ring's, or what L2 needs to feed so many.
@@ -40,16 +42,31 @@ inline uint32_t choose_tile_panels(uint32_t panels, uint32_t blocks, uint32_t le
   return best;
 }
 
+/// Row blocks of a wave of products beside which GPUs wait for each other's sums: two waves, if
+/// they are not too small, so that the sums of the first travel behind the products of the second.
+constexpr uint32_t wave_beside_peers(uint32_t blocks, uint32_t world) {
+  return world == 1 ? kWaveBlocks
+                    : std::clamp(ceil_div(blocks, 2U), kFewestWaveBlocks, kWaveBlocks);
+}
+
+/// The tiles of a product, and their order.
+struct TileGrid {
+  uint32_t blocks;        // of rows
+  uint32_t panels;        // of columns
+  uint32_t tile;          // panels of one
+  uint32_t rotation = 0;  // where in a wave this GPU starts
+  uint32_t wave_blocks = kWaveBlocks;
+};
+
 /// Calls body(block, first panel, panels): in each wave of row blocks tile by tile, so that a
-/// weight tile is read from memory once a wave. `rotation` shifts where in a wave this GPU starts.
+/// weight tile is read from memory once a wave.
 template <class Body>
-void for_each_tile(uint32_t blocks, uint32_t panels, uint32_t tile, uint32_t rotation,
-                   const Body& body) {
-  for (uint32_t wave = 0; wave < blocks; wave += kWaveBlocks) {
-    const uint32_t count = std::min(kWaveBlocks, blocks - wave);
-    for (uint32_t panel = 0; panel < panels; panel += tile) {
+void for_each_tile(const TileGrid& grid, const Body& body) {
+  for (uint32_t wave = 0; wave < grid.blocks; wave += grid.wave_blocks) {
+    const uint32_t count = std::min(grid.wave_blocks, grid.blocks - wave);
+    for (uint32_t panel = 0; panel < grid.panels; panel += grid.tile) {
       for (uint32_t i = 0; i < count; ++i) {
-        body(wave + (i + rotation) % count, panel, std::min(tile, panels - panel));
+        body(wave + (i + grid.rotation) % count, panel, std::min(grid.tile, grid.panels - panel));
       }
     }
   }

@@ -83,64 +83,127 @@ Work work_of(const StepKind& step, const ModelShape& shape) {
   return work;
 }
 
-/// Milliseconds of the steps, in order: on one device as its share, or on all GPUs from it on.
-std::vector<double> measure(const Options& options, int first_device, bool share_alone) {
-  cuda::check_cuda(cudaSetDevice(first_device));
+/// What a rank's heap holds of activations, on the host. The power that products take, and with it
+/// the clock, depends on the numbers: a share alone never gets its peers', so it begins with those
+/// that a whole step left.
+class Activations {
+ public:
+  Activations(cuda::CudaMachine& machine, uint32_t rank) {
+    for (const Buffer buffer : kBuffers) {
+      bytes_.emplace_back(machine.layout().size(buffer));
+      machine.read(buffer, 0, bytes_.back().data(), bytes_.back().size(), rank);
+    }
+  }
+  void write_to(cuda::CudaMachine& machine) const {
+    for (size_t i = 0; i < bytes_.size(); ++i) {
+      machine.write(kBuffers[i], 0, bytes_[i].data(), bytes_[i].size());
+    }
+  }
+
+ private:
+  static constexpr Buffer kBuffers[] = {Buffer::kX,       Buffer::kX1,        Buffer::kSumSqX,
+                                        Buffer::kSumSqX1, Buffer::kAttention, Buffer::kAct,
+                                        Buffer::kPartials};
+  std::vector<std::vector<std::byte>> bytes_;
+};
+
+/// A machine with random weights and values.
+class Bench {
+ public:
+  Bench(const Options& options, bool is_alone)
+      : options_(options),
+        machine_(llama_70b(options), limits_for(options.steps),
+                 {.trace_events = options.trace.empty() ? 0 : kTraceEvents, .is_alone = is_alone}),
+        num_ranks_(is_alone ? 1 : options.gpus) {
+    for (uint32_t rank = 0; rank < num_ranks_; ++rank) {
+      machine_.use_device_of(rank);
+      const cuda::DeviceMemory values = cuda::random_block(1.0F, 2);
+      machine_.weights(rank).fill(cuda::random_block(0.03F, 1), values);
+      testing::fill_heap(machine_, values, rank);
+    }
+  }
+
+  /// Milliseconds of a step on all GPUs, and what it leaves on each.
+  double time_whole(const StepKind& kind, std::vector<Activations>& left) {
+    const double ms = time(lowered(kind), options_.trace);
+    for (uint32_t rank = 0; rank < num_ranks_; ++rank) {
+      left.emplace_back(machine_, rank);
+    }
+    return ms;
+  }
+  /// Of the first GPU's share of it; `activations` may be null.
+  double time_share(const StepKind& kind, const Activations* activations) {
+    if (activations != nullptr) {
+      activations->write_to(machine_);
+    }
+    LoweredStep step = lowered(kind);
+    keep_share(step, 0);
+    return time(step, options_.trace + ".share");
+  }
+
+ private:
+  LoweredStep lowered(const StepKind& kind) {
+    std::mt19937_64 random(1);
+    const StepArrays arrays(kind, machine_.shape().vocab, random);
+    return lower(arrays.request(), machine_.shape(), machine_.limits(),
+                 {machine_.num_sms(), options_.order});
+  }
+  double time(const LoweredStep& step, const std::string& trace) {
+    machine_.upload(step);
+    const double ms = testing::median_ms(machine_);
+    if (!options_.trace.empty()) {
+      testing::write_trace(trace, machine_.events());
+    }
+    return ms;
+  }
+
+  const Options& options_;
+  cuda::CudaMachine machine_;
+  uint32_t num_ranks_;
+};
+
+void print(const Options& options, const StepKind& kind, const std::vector<double>& shares_ms,
+           double whole_ms) {
   const ModelShape shape = llama_70b(options);
-  cuda::CudaMachine machine(
-      shape, limits_for(options.steps),
-      {.trace_events = options.trace.empty() ? 0 : kTraceEvents, .is_alone = share_alone});
-  for (uint32_t rank = 0; rank < (share_alone ? 1 : shape.world); ++rank) {
-    machine.use_device_of(rank);
-    const cuda::DeviceMemory values = cuda::random_block(1.0F, 2);
-    machine.weights(rank).fill(cuda::random_block(0.03F, 1), values);
-    testing::fill_heap(machine, values, rank);
+  std::printf("gpus %u layers %u O %s %s: share", shape.world, shape.num_layers,
+              shape.o_sharded ? "sharded" : "replicated", kind.name.c_str());
+  double ms = 0;
+  for (const double share_ms : shares_ms) {
+    std::printf(" %.3f", share_ms);
+    ms = std::max(ms, share_ms);
   }
-  std::vector<double> times;
-  std::mt19937_64 random(1);
-  for (const StepKind& kind : options.steps) {
-    const StepArrays arrays(kind, shape.vocab, random);
-    LoweredStep step =
-        lower(arrays.request(), shape, machine.limits(), {machine.num_sms(), options.order});
-    if (share_alone) {
-      keep_share(step, 0);
-    }
-    machine.upload(step);
-    times.push_back(testing::median_ms(machine));
-    if (!options.trace.empty()) {
-      testing::write_trace(options.trace + (share_alone ? ".share" : ""), machine.events());
-    }
+  if (options.real) {
+    std::printf(" ms, whole %.3f = %.3f of it", whole_ms, whole_ms / ms);
+    ms = whole_ms;
   }
-  return times;
+  const Work work = work_of(kind, shape);
+  const double gigabytes = (work.weight_bytes + work.kv_bytes) * 1e-9;
+  std::printf(" ms; a GPU %.0f TFLOP/s of model flops; weights and KV %.2f GB, %.2f TB/s\n",
+              work.flops * 1e-9 / ms, gigabytes, gigabytes / ms);
 }
 
 void run(const Options& options) {
-  const ModelShape shape = llama_70b(options);
-  std::vector<std::vector<double>> shares;  // of a device, then a step
-  for (uint32_t device = 0; device < (options.real ? options.gpus : 1); ++device) {
-    shares.push_back(measure(options, static_cast<int>(device), /*share_alone=*/true));
-  }
-  std::vector<double> whole;
+  const size_t num_steps = options.steps.size();
+  std::vector<double> whole_ms(num_steps);
+  std::vector<std::vector<Activations>> left(num_steps);  // on each rank
   if (options.real) {
-    whole = measure(options, 0, /*share_alone=*/false);
+    cuda::check_cuda(cudaSetDevice(0));
+    Bench bench(options, /*is_alone=*/false);
+    for (size_t i = 0; i < num_steps; ++i) {
+      whole_ms[i] = bench.time_whole(options.steps[i], left[i]);
+    }
   }
-  for (size_t i = 0; i < options.steps.size(); ++i) {
-    const StepKind& kind = options.steps[i];
-    std::printf("gpus %u layers %u O %s %s: share", shape.world, shape.num_layers,
-                shape.o_sharded ? "sharded" : "replicated", kind.name.c_str());
-    double slowest = 0;
-    for (const std::vector<double>& share : shares) {
-      std::printf(" %.3f", share[i]);
-      slowest = std::max(slowest, share[i]);
+  std::vector<std::vector<double>> shares_ms(num_steps);  // of each device
+  for (uint32_t device = 0; device < (options.real ? options.gpus : 1); ++device) {
+    cuda::check_cuda(cudaSetDevice(static_cast<int>(device)));
+    Bench bench(options, /*is_alone=*/true);
+    for (size_t i = 0; i < num_steps; ++i) {
+      shares_ms[i].push_back(
+          bench.time_share(options.steps[i], options.real ? &left[i][0] : nullptr));
     }
-    const double ms = options.real ? whole[i] : slowest;
-    if (options.real) {
-      std::printf(" ms, whole %.3f = %.3f of it", ms, ms / slowest);
-    }
-    const Work work = work_of(kind, shape);
-    const double gigabytes = (work.weight_bytes + work.kv_bytes) * 1e-9;
-    std::printf(" ms; a GPU %.0f TFLOP/s of model flops; weights and KV %.2f GB, %.2f TB/s\n",
-                work.flops * 1e-9 / ms, gigabytes, gigabytes / ms);
+  }
+  for (size_t i = 0; i < num_steps; ++i) {
+    print(options, options.steps[i], shares_ms[i], whole_ms[i]);
   }
 }
 
