@@ -33,6 +33,7 @@ class Target:
     gpus: int = 1
     ranks_per_gpu: int = 1
     o_proj: str = "auto"
+    order: str = "layers"
     num_sms: int | None = None
     num_threads: int | None = None
     max_batch_tokens: int = 2048
@@ -87,6 +88,7 @@ class Target:
             gpus=self.gpus,
             ranks_per_gpu=self.ranks_per_gpu,
             o_proj=self.o_proj,
+            order=self.order,
             num_sms=self.num_sms,
             num_threads=self.num_threads,
             max_batch_tokens=self.max_batch_tokens,
