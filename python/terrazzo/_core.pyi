@@ -65,6 +65,15 @@ class StepArrays:
 
     def __init__(self, *, token_ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], seq_lens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], context_lens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], page_indptr: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], page_ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], logit_rows: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], temperature: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], top_k: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], top_p: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], seed: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], output_position: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], want_logits: Annotated[NDArray[numpy.bool_], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None: ...
 
+class StepOrder:
+    """The order of a step's queue."""
+
+    def __init__(self, text: str = 'plain') -> None: ...
+
+    @property
+    def text(self) -> str:
+        """"plain", or split block and curves of a woven order."""
+
 class Matrix(enum.Enum):
     """A layer's matrices, and the LM head."""
 
@@ -121,13 +130,15 @@ class HostModel:
         Embedding bf16 [vocab, hidden], final norm bf16 [hidden], rope fp32 [positions, head_dim].
         """
 
-    def step(self, arrays: StepArrays) -> tuple[Annotated[NDArray[numpy.int32], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]:
-        """Runs a step; (tokens, logprobs, logits)."""
+    def step(self, arrays: StepArrays, order: StepOrder | None = None) -> tuple[Annotated[NDArray[numpy.int32], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]:
+        """
+        Runs a step, layer by layer unless there is an order; (tokens, logprobs, logits).
+        """
 
-    def step_checked(self, arrays: StepArrays, *, seed: int, lateness: Lateness) -> tuple[Annotated[NDArray[numpy.int32], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]:
+    def step_checked(self, arrays: StepArrays, *, seed: int, lateness: Lateness, order: StepOrder | None = None) -> tuple[Annotated[NDArray[numpy.int32], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]:
         """Runs a step under the adversary; (tokens, logprobs, logits)."""
 
-    def verify(self, arrays: StepArrays) -> list[str]:
+    def verify(self, arrays: StepArrays, order: StepOrder | None = None) -> list[str]:
         """Problems of the step's program; empty if it is sound."""
 
     @property
@@ -201,13 +212,15 @@ class CudaModel:
     def set_repeated_tables(self, pool: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], first: int, stride: int, rows: int, cols: int, final_norm: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], rope: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> None:
         """The same with an embedding that repeats, as for pack_repeated."""
 
-    def submit(self, arrays: StepArrays) -> int:
-        """Prepares and queues a step; its number."""
+    def submit(self, arrays: StepArrays, order: StepOrder | None = None) -> int:
+        """
+        Prepares and queues a step, layer by layer unless there is an order; its number.
+        """
 
     def collect(self, number: int) -> tuple[Annotated[NDArray[numpy.int32], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]:
         """Waits for the oldest step; (tokens, logprobs, logits)."""
 
-    def verify(self, arrays: StepArrays) -> list[str]:
+    def verify(self, arrays: StepArrays, order: StepOrder | None = None) -> list[str]:
         """Problems of the step's program; empty if it is sound."""
 
     def trace(self) -> bytes:
@@ -307,6 +320,18 @@ def kind_names() -> list[str]:
     """
     Names of the kinds of instructions, by number; empty where a number is not in use.
     """
+
+class OrderPlanner:
+    """Finds orders of steps by simulation, once for each class of steps."""
+
+    def __init__(self, shape: ModelShape, limits: StepLimits, costs: CostModel, *, num_sms: int) -> None: ...
+
+    def plan(self, arrays: StepArrays) -> StepOrder:
+        """The order of the step's class; finding it takes about a second."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes whose order is known."""
 
 def simulate(programs: Programs, model: CostModel, *, num_sms: int = 0, layers: int = 0, trace: bool = False, tolerance: float = 0.02) -> tuple[float, Annotated[NDArray[numpy.float64], dict(shape=(None, None))], bytes]:
     """

@@ -92,7 +92,8 @@ class LLM:
     (`sharded`; `auto`: docs/multi-gpu.md). On the host machine each virtual GPU has `num_sms` SMs,
     run by `num_threads` threads; on cuda steps take `num_sms` of each GPU's SMs, by default all but
     `reserve_sms`, and leave up to `trace_events` events; `ranks_per_gpu` of the `gpus` share one
-    (docs/multi-gpu.md). The KV cache has `kv_pages` pages of 64 tokens; by default TERRAZZO_KV_GIB
+    (docs/multi-gpu.md). `order` is that of a step's instructions, `layers` or `planned` (see
+    ModelRunner). The KV cache has `kv_pages` pages of 64 tokens; by default TERRAZZO_KV_GIB
     on the host, and on cuda what the model leaves of its share `gpu_memory_utilization` of each
     GPU's memory. `seed` gives seeds to requests that have none, always the same. Raises ValueError
     or ModelError for what it cannot do.
@@ -107,6 +108,7 @@ class LLM:
         gpus: int = 1,
         ranks_per_gpu: int = 1,
         o_proj: str = "auto",
+        order: str = "layers",
         max_model_len: int | None = None,
         max_batch_tokens: int | None = None,
         max_sequences: int | None = None,
@@ -155,6 +157,7 @@ class LLM:
                 gpus=gpus,
                 ranks_per_gpu=ranks_per_gpu,
                 o_proj=o_proj,
+                order=order,
                 num_sms=num_sms,
                 num_threads=num_threads,
                 reserve_sms=reserve_sms,

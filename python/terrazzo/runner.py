@@ -14,7 +14,7 @@ from .loading import Progress, load_weights
 from .step import PAGE_TOKENS, StepInput, StepOutput, StepTicket
 
 if TYPE_CHECKING:
-    from ._core import CudaModel, HostModel, ModelShape, StepArrays
+    from ._core import CudaModel, HostModel, ModelShape, OrderPlanner, StepArrays, StepOrder
     from .models.checkpoint import Checkpoint
     from .models.config import ModelConfig
 
@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 SPLIT_TOKENS = 2048
 
 O_PROJ = ("auto", "replicated", "sharded")
+ORDERS = ("layers", "planned")
 
 
 def _require_positive(**values: float | None) -> None:
@@ -43,6 +44,11 @@ def _check_o_proj(o_proj: str, gpus: int) -> None:
         raise ValueError(f"[runner] o_proj={o_proj!r}: expected one of {', '.join(O_PROJ)}")
     if o_proj == "sharded" and gpus == 1:
         raise ValueError("[runner] o_proj='sharded': expected at least 2 GPUs, got 1")
+
+
+def _check_order(order: str) -> None:
+    if order not in ORDERS:
+        raise ValueError(f"[runner] order={order!r}: expected one of {', '.join(ORDERS)}")
 
 
 def arrays_of(batch: StepInput) -> StepArrays:
@@ -69,6 +75,11 @@ class ModelRunner:
     is `replicated` on the host, and on cuda unless memory is short (`Capacity.shards_o`); what was
     chosen is the attribute `o_proj`.
 
+    `order` is that of a step's instructions: `layers`, or `planned`, the one that a simulation with
+    the costs `order_costs` (a device with known costs, or a cost file) finds best, if that is not
+    layer by layer. It changes no bit. Finding it takes about a second for each class of steps
+    (docs/overlap.md).
+
     The KV cache has `num_pages` pages; by default four of the longest sequences on the host, and on
     cuda what the model leaves of its share `gpu_memory_utilization` of each GPU's memory. Sequences
     are as long as the model allows, on cuda no longer than the KV cache either. Raises ValueError
@@ -85,6 +96,8 @@ class ModelRunner:
         gpus: int = 1,
         ranks_per_gpu: int = 1,
         o_proj: str = "auto",
+        order: str = "layers",
+        order_costs: str = "h100",
         num_sms: int | None = None,
         num_threads: int | None = None,
         reserve_sms: int = 0,
@@ -120,6 +133,7 @@ class ModelRunner:
             load_threads=load_threads,
         )
         _check_o_proj(o_proj, gpus)
+        _check_order(order)
         self.device = resolve_device(
             device, gpus=gpus, ranks_per_gpu=ranks_per_gpu, num_threads=num_threads
         )
@@ -179,20 +193,29 @@ class ModelRunner:
                 trace_events=trace_events,
                 ranks_per_gpu=ranks_per_gpu,
             )
+            num_sms = self._model.num_sms
             most_in_flight = CudaModel.MAX_IN_FLIGHT
         else:
             from ._core import HostModel
 
+            num_sms = num_sms or max(1, (os.cpu_count() or 1) // gpus)
             self._model = HostModel(
                 shape,
                 limits,
-                num_sms=num_sms or max(1, (os.cpu_count() or 1) // gpus),
+                num_sms=num_sms,
                 num_threads=num_threads or 0,
                 watchdog_seconds=watchdog_seconds,
             )
             self._queue = _HostQueue(self._model)
             # Its steps run when they are submitted: more in flight would gain nothing.
             most_in_flight = max_in_flight or 1
+        self._planner: OrderPlanner | None = None
+        if order == "planned":
+            from ._core import OrderPlanner
+            from .costs import load_costs
+
+            costs = load_costs(order_costs).model()
+            self._planner = OrderPlanner(shape, limits, costs, num_sms=num_sms)
         self.max_in_flight = min(max_in_flight or most_in_flight, most_in_flight)
         self._tickets: deque[StepTicket] = deque()
         load_weights(
@@ -218,7 +241,7 @@ class ModelRunner:
             )
         arrays = arrays_of(batch)
         try:
-            ticket = StepTicket(self._queue.submit(arrays))
+            ticket = StepTicket(self._queue.submit(arrays, self._order_of(arrays)))
         except LaunchError:
             self._tickets.clear()
             raise
@@ -239,7 +262,18 @@ class ModelRunner:
 
     def verify(self, batch: StepInput) -> list[str]:
         """Problems that the verifier finds in the step's program: none, if it is sound."""
-        return self._model.verify(arrays_of(batch))
+        arrays = arrays_of(batch)
+        return self._model.verify(arrays, self._order_of(arrays))
+
+    def order_of(self, batch: StepInput) -> str:
+        """The order of the step's instructions: `plain`, which is layer by layer, or the split
+        block and curves of a woven order."""
+        order = self._order_of(arrays_of(batch))
+        return "plain" if order is None else order.text
+
+    def _order_of(self, arrays: StepArrays) -> StepOrder | None:
+        """None: layer by layer."""
+        return None if self._planner is None else self._planner.plan(arrays)
 
     @property
     def core(self) -> Any:
@@ -255,8 +289,8 @@ class _HostQueue:
         self._outputs: dict[int, tuple[Any, Any, Any]] = {}
         self._num_submitted = 0
 
-    def submit(self, arrays: StepArrays) -> int:
-        output = self._model.step(arrays)
+    def submit(self, arrays: StepArrays, order: StepOrder | None) -> int:
+        output = self._model.step(arrays, order)
         number = self._num_submitted
         self._num_submitted += 1
         self._outputs[number] = output

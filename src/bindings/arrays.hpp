@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "lower/weave.hpp"
 #include "machine/step_outputs.hpp"
 
 namespace terrazzo::bindings {
@@ -62,6 +63,11 @@ struct StepArrays {
             {reinterpret_cast<const uint8_t*>(want_logits.data()), want_logits.size()}};
   }
 };
+
+/// The order that was given, or the one layer by layer.
+inline WeavePlan order_or_plain(const WeavePlan* order) {
+  return order != nullptr ? *order : WeavePlan{};
+}
 
 /// Tokens, log-probabilities, and the logits of the rows that asked for them.
 using Outputs = nb::typed<nb::tuple, nb::ndarray<nb::numpy, int32_t, nb::ndim<1>>,

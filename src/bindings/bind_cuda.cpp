@@ -15,9 +15,11 @@ using terrazzo::ModelShape;
 using terrazzo::RepeatedMatrix;
 using terrazzo::SourceMatrix;
 using terrazzo::StepLimits;
+using terrazzo::WeavePlan;
 using terrazzo::bindings::Array1;
 using terrazzo::bindings::Array2;
 using terrazzo::bindings::as_bf16;
+using terrazzo::bindings::order_or_plain;
 using terrazzo::bindings::outputs_of;
 using terrazzo::bindings::span_of;
 using terrazzo::bindings::StepArrays;
@@ -164,9 +166,12 @@ void bind_cuda(nb::module_& m) {
           nb::arg("rope"), "The same with an embedding that repeats, as for pack_repeated.")
       .def(
           "submit",
-          [](CudaModel& self, const StepArrays& arrays) { return self.submit(arrays.request()); },
+          [](CudaModel& self, const StepArrays& arrays, const WeavePlan* order) {
+            return self.submit(arrays.request(), order_or_plain(order));
+          },
           nb::call_guard<nb::gil_scoped_release>(), nb::arg("arrays"),
-          "Prepares and queues a step; its number.")
+          nb::arg("order") = nb::none(),
+          "Prepares and queues a step, layer by layer unless there is an order; its number.")
       .def(
           "collect",
           [](CudaModel& self, uint64_t number) {
@@ -180,11 +185,12 @@ void bind_cuda(nb::module_& m) {
           nb::arg("number"), "Waits for the oldest step; (tokens, logprobs, logits).")
       .def(
           "verify",
-          [](const CudaModel& self, const StepArrays& arrays) {
+          [](const CudaModel& self, const StepArrays& arrays, const WeavePlan* order) {
             const nb::gil_scoped_release release;
-            return self.verify(arrays.request());
+            return self.verify(arrays.request(), order_or_plain(order));
           },
-          nb::arg("arrays"), "Problems of the step's program; empty if it is sound.")
+          nb::arg("arrays"), nb::arg("order") = nb::none(),
+          "Problems of the step's program; empty if it is sound.")
       .def(
           "trace",
           [](CudaModel& self) {

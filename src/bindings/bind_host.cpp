@@ -11,9 +11,11 @@ namespace {
 
 using terrazzo::ModelShape;
 using terrazzo::StepLimits;
+using terrazzo::WeavePlan;
 using terrazzo::bindings::Array1;
 using terrazzo::bindings::Array2;
 using terrazzo::bindings::as_bf16;
+using terrazzo::bindings::order_or_plain;
 using terrazzo::bindings::outputs_of;
 using terrazzo::bindings::span_of;
 using terrazzo::bindings::StepArrays;
@@ -64,35 +66,39 @@ void bind_host(nb::module_& m) {
           "head_dim].")
       .def(
           "step",
-          [](HostModel& self, const StepArrays& arrays) {
+          [](HostModel& self, const StepArrays& arrays, const WeavePlan* order) {
             terrazzo::StepOutputs outputs;
             {
               const nb::gil_scoped_release release;
-              outputs = self.step(arrays.request());
+              outputs = self.step(arrays.request(), order_or_plain(order));
             }
             return outputs_of(std::move(outputs), self.shape().vocab);
           },
-          nb::arg("arrays"), "Runs a step; (tokens, logprobs, logits).")
+          nb::arg("arrays"), nb::arg("order") = nb::none(),
+          "Runs a step, layer by layer unless there is an order; (tokens, logprobs, logits).")
       .def(
           "step_checked",
           [](HostModel& self, const StepArrays& arrays, uint64_t seed,
-             terrazzo::host::Lateness lateness) {
+             terrazzo::host::Lateness lateness, const WeavePlan* order) {
             terrazzo::StepOutputs outputs;
             {
               const nb::gil_scoped_release release;
-              outputs = self.step_checked(arrays.request(), {seed, lateness, {}});
+              outputs =
+                  self.step_checked(arrays.request(), {seed, lateness, {}}, order_or_plain(order));
             }
             return outputs_of(std::move(outputs), self.shape().vocab);
           },
           nb::arg("arrays"), nb::kw_only(), nb::arg("seed"), nb::arg("lateness"),
+          nb::arg("order") = nb::none(),
           "Runs a step under the adversary; (tokens, logprobs, logits).")
       .def(
           "verify",
-          [](const HostModel& self, const StepArrays& arrays) {
+          [](const HostModel& self, const StepArrays& arrays, const WeavePlan* order) {
             const nb::gil_scoped_release release;
-            return self.verify(arrays.request());
+            return self.verify(arrays.request(), order_or_plain(order));
           },
-          nb::arg("arrays"), "Problems of the step's program; empty if it is sound.")
+          nb::arg("arrays"), nb::arg("order") = nb::none(),
+          "Problems of the step's program; empty if it is sound.")
       .def_prop_ro("shape", &HostModel::shape, nb::rv_policy::reference_internal)
       .def_prop_ro("limits", &HostModel::limits, nb::rv_policy::reference_internal);
 }

@@ -3,6 +3,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "bindings/arrays.hpp"
@@ -212,11 +213,44 @@ void bind_cost_model(nb::module_& m) {
       "Names of the kinds of instructions, by number; empty where a number is not in use.");
 }
 
+/// A planner that several threads may ask.
+struct OrderPlanner {
+  terrazzo::WeavePlanner planner;
+  std::mutex mutex;
+};
+
+void bind_order_planner(nb::module_& m) {
+  nb::class_<OrderPlanner>(m, "OrderPlanner",
+                           "Finds orders of steps by simulation, once for each class of steps.")
+      .def(
+          "__init__",
+          [](OrderPlanner* self, const ModelShape& shape, const StepLimits& limits,
+             const CostModel& costs,
+             uint32_t num_sms) { new (self) OrderPlanner{{shape, limits, {num_sms}, costs}, {}}; },
+          nb::arg("shape"), nb::arg("limits"), nb::arg("costs"), nb::kw_only(), nb::arg("num_sms"))
+      .def(
+          "plan",
+          [](OrderPlanner& self, const StepArrays& arrays) {
+            const nb::gil_scoped_release release;
+            const std::lock_guard lock(self.mutex);
+            return self.planner.plan(arrays.request()).plan;
+          },
+          nb::arg("arrays"), "The order of the step's class; finding it takes about a second.")
+      .def_prop_ro(
+          "num_classes",
+          [](OrderPlanner& self) {
+            const std::lock_guard lock(self.mutex);
+            return self.planner.num_classes();
+          },
+          "Classes whose order is known.");
+}
+
 }  // namespace
 
 void bind_simulate(nb::module_& m) {
   bind_programs(m);
   bind_cost_model(m);
+  bind_order_planner(m);
   m.def(
       "simulate",
       [](const Programs& programs, const CostModel& model, uint32_t num_sms, uint32_t layers,

@@ -1,3 +1,5 @@
+#include <nanobind/stl/string.h>
+
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
 #include "lower/lower.hpp"
@@ -76,11 +78,24 @@ void bind_arrays(nb::module_& m) {
           nb::arg("output_position"), nb::arg("want_logits"));
 }
 
+void bind_order(nb::module_& m) {
+  nb::class_<terrazzo::WeavePlan>(m, "StepOrder", "The order of a step's queue.")
+      .def(
+          "__init__",
+          [](terrazzo::WeavePlan* self, const std::string& text) {
+            new (self) terrazzo::WeavePlan(terrazzo::weave_plan_of(text));
+          },
+          nb::arg("text") = "plain")
+      .def_prop_ro("text", &terrazzo::to_text,
+                   "\"plain\", or split block and curves of a woven order.");
+}
+
 }  // namespace
 
 void bind_step(nb::module_& m) {
   bind_sizes(m);
   bind_arrays(m);
+  bind_order(m);
   nb::enum_<terrazzo::Matrix>(m, "Matrix", "A layer's matrices, and the LM head.")
       .value("QKV", terrazzo::Matrix::kQkv)
       .value("O", terrazzo::Matrix::kO)

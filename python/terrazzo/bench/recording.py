@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ..step import Runner, StepInput, StepOutput, StepTicket
+from .step_shapes import RecordedStep
 
 if TYPE_CHECKING:
     from ..models.config import ModelConfig
@@ -18,42 +17,11 @@ if TYPE_CHECKING:
 _WAITED_SECONDS = 50e-6
 
 
-class StepShape(NamedTuple):
-    """What a step's time depends on; numbers are rounded, so that steps can be counted."""
-
-    decodes: int  # sequences with one row
-    context: int  # of these, on average
-    prompt_rows: int
-    prompt_context: int  # average position of these rows
-
-
-def shape_of(batch: StepInput) -> StepShape:
-    """The exact shape of a step."""
-    is_decode = batch.seq_lens == 1
-    decodes = int(np.count_nonzero(is_decode))
-    context = int(batch.context_lens[is_decode].mean()) if decodes else 0
-    rows = batch.seq_lens[~is_decode].astype(np.int64)
-    starts = batch.context_lens[~is_decode].astype(np.int64)
-    total = int(rows.sum())
-    position = int((rows * (starts + (rows + 1) / 2)).sum() / total) if total else 0
-    return StepShape(decodes, context, total, position)
-
-
-def rounded(shape: StepShape) -> StepShape:
-    """To an eighth of the next power of two, so by at most a sixteenth."""
-    return StepShape(*(_round(number) for number in shape))
-
-
-def _round(number: int) -> int:
-    unit = max(1, (1 << number.bit_length()) // 16)
-    return (number + unit // 2) // unit * unit
-
-
 @dataclass(slots=True)
 class _Step:
     submit_start: float
     submit_end: float
-    shape: StepShape
+    shape: RecordedStep
     collect_start: float = 0.0
     collect_end: float = 0.0
 
@@ -100,7 +68,7 @@ class RecordingRunner:
     def submit(self, batch: StepInput) -> StepTicket:
         start = perf_counter()
         ticket = self.runner.submit(batch)
-        self._open[ticket] = _Step(start, perf_counter(), shape_of(batch))
+        self._open[ticket] = _Step(start, perf_counter(), RecordedStep.of(batch))
         return ticket
 
     def collect(self, ticket: StepTicket) -> StepOutput:
@@ -131,6 +99,6 @@ class RecordingRunner:
             done = max(done, end)
         return busy / self.seconds if self.seconds else 0.0
 
-    def shapes(self) -> Counter[StepShape]:
-        """How many steps had each rounded shape."""
-        return Counter(rounded(step.shape) for step in self.steps)
+    def shapes(self) -> Counter[RecordedStep]:
+        """How many steps were alike."""
+        return Counter(step.shape for step in self.steps)

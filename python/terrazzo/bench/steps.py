@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import random
 import statistics
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..engine.metrics import FlopCounter
 from ..step import PAGE_TOKENS, Runner, StepInput, StepTicket
-from .recording import StepShape
+from .step_shapes import RecordedStep, Room, StepShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +22,20 @@ class StepTime:
     """Of one shape: seconds of a step in a row of them, and of one alone, both with the host."""
 
     kind: str
-    shape: StepShape
+    shape: StepShape | RecordedStep
     seconds: float  # median distance of steps that are submitted ahead, as the engine does
     alone_seconds: float | None  # median, from submission to result with nothing else in flight
     flops: float
 
     @property
     def tokens_per_s(self) -> float:
-        return (self.shape.decodes + self.shape.prompt_rows) / self.seconds
+        return self.shape.rows / self.seconds
 
     def row(self, peak_flops: float | None) -> dict[str, Any]:
         """The result's line in the table, and in the JSON file."""
         return {
             "kind": self.kind,
-            **self.shape._asdict(),
+            **self.shape.columns(),
             "ms": round(self.seconds * 1e3, 4),
             "alone ms": (
                 None if self.alone_seconds is None else round(self.alone_seconds * 1e3, 4)
@@ -64,96 +62,36 @@ def sweep(
             yield "mixed", StepShape(largest, context, chunk, (chunk + 1) // 2)
 
 
-def within(runner: Runner, shape: StepShape) -> StepShape:
-    """A recorded shape whose rounded numbers are no larger than what the runner has room for."""
-    decodes = min(shape.decodes, runner.max_sequences - (shape.prompt_rows > 0))
-    rows = min(shape.prompt_rows, runner.max_tokens - decodes)
-    return shape._replace(decodes=decodes, prompt_rows=rows)
-
-
-class SumOfTimes(NamedTuple):
-    """Seconds of many steps one after the other, estimated from a sample of them."""
-
-    seconds: float
-    standard_error: float  # 0 if every step is in the sample
-
-
-def draw(counts: Mapping[StepShape, int], number: int, seed: int) -> Counter[StepShape]:
-    """A random sample of the counted steps, none of them twice; all if there are no more."""
-    number = min(number, sum(counts.values()))
-    shapes = sorted(counts)
-    chosen = random.Random(seed).sample(shapes, number, counts=[counts[each] for each in shapes])
-    return Counter(chosen)
-
-
-def sum_of_times(
-    seconds: Mapping[StepShape, float], drawn: Mapping[StepShape, int], num_steps: int
-) -> SumOfTimes:
-    """What all `num_steps` steps take of which some were drawn; a shape without a time counts as
-    none. Variation of one shape's time is not in the error.
-    """
-    number = sum(drawn.values())
-    mean = sum(seconds.get(shape, 0.0) * count for shape, count in drawn.items()) / number
-    if number == num_steps or number == 1:
-        return SumOfTimes(mean * num_steps, 0.0 if number == num_steps else math.inf)
-    squares = sum(
-        count * (seconds.get(shape, 0.0) - mean) ** 2 for shape, count in drawn.items()
-    ) / (number - 1)
-    # Without replacement: what has been drawn is known.
-    error = num_steps * math.sqrt(squares / number * (1 - number / num_steps))
-    return SumOfTimes(mean * num_steps, error)
-
-
-def build_step(runner: Runner, shape: StepShape, seed: int = 0) -> StepInput | None:
+def build_step(runner: Runner, shape: StepShape | RecordedStep, seed: int = 0) -> StepInput | None:
     """A step of this shape with random tokens, each sequence on pages of its own; None where the
     runner is too small for it.
-
-    Prompt rows are one sequence, or several of equal size where they lie at low positions.
     """
+    if isinstance(shape, StepShape):
+        parts = shape.parts(runner.max_sequences)
+        num_logits = len(parts)
+    else:
+        parts, num_logits = shape.parts(), shape.logits
+    room = Room(runner.max_tokens, runner.max_sequences, runner.num_pages, runner.max_model_len)
+    if not parts or not Room.of(parts).fits_in(room):
+        return None
     rng = np.random.default_rng(seed)
-    room = runner.max_sequences - shape.decodes
-    parts = [(1, shape.context)] * shape.decodes + _prompt_parts(shape, room)
     rows = np.array([part[0] for part in parts], np.int64)
     context = np.array([part[1] for part in parts], np.int64)
     num_pages = -(-(rows + context) // PAGE_TOKENS)
-    if (
-        not parts
-        or rows.sum() > runner.max_tokens
-        or len(parts) > runner.max_sequences
-        or num_pages.sum() > runner.num_pages
-        or (rows + context).max() > runner.max_model_len
-    ):
-        return None
-    count = len(parts)
     return StepInput(
         token_ids=rng.integers(0, runner.config.vocab_size, int(rows.sum()), np.int32),
         seq_lens=rows.astype(np.int32),
         context_lens=context.astype(np.int32),
         page_indptr=np.concatenate([[0], np.cumsum(num_pages)]).astype(np.int32),
         page_ids=rng.permutation(int(num_pages.sum())).astype(np.int32),
-        logit_rows=(np.cumsum(rows) - 1).astype(np.int32),
-        temperature=np.zeros(count, np.float32),
-        top_k=np.zeros(count, np.int32),
-        top_p=np.ones(count, np.float32),
-        seed=np.zeros(count, np.uint64),
-        output_position=np.zeros(count, np.int32),
-        want_logits=np.zeros(count, np.bool_),
+        logit_rows=(np.cumsum(rows) - 1)[:num_logits].astype(np.int32),
+        temperature=np.zeros(num_logits, np.float32),
+        top_k=np.zeros(num_logits, np.int32),
+        top_p=np.ones(num_logits, np.float32),
+        seed=np.zeros(num_logits, np.uint64),
+        output_position=np.zeros(num_logits, np.int32),
+        want_logits=np.zeros(num_logits, np.bool_),
     )
-
-
-def _prompt_parts(shape: StepShape, most: int) -> list[tuple[int, int]]:
-    """(rows, context) of at most so many sequences, whose rows have the wanted sum and, as far as
-    that number allows, average position.
-    """
-    if shape.prompt_rows == 0:
-        return []
-    longest = max(2, 2 * shape.prompt_context - 1)
-    if longest >= shape.prompt_rows:
-        start = max(0, shape.prompt_context - (shape.prompt_rows + 1) // 2)
-        return [(shape.prompt_rows, start)]
-    count = max(1, min(most, round(shape.prompt_rows / longest)))
-    sizes = [len(part) for part in np.array_split(np.arange(shape.prompt_rows), count)]
-    return [(size, 0) for size in sorted(sizes)]
 
 
 def fill_pages(runner: Runner) -> None:
@@ -184,7 +122,12 @@ def fill_pages(runner: Runner) -> None:
 
 
 def measure_step(
-    runner: Runner, kind: str, shape: StepShape, *, repeats: int = 10, alone: bool = True
+    runner: Runner,
+    kind: str,
+    shape: StepShape | RecordedStep,
+    *,
+    repeats: int = 10,
+    alone: bool = True,
 ) -> StepTime | None:
     """Median times of a shape after two steps of warming up; None where it does not fit.
 

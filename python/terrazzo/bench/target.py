@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from ..capacity import kv_page_bytes
 from ..device import resolve_device
 from ..step import PAGE_TOKENS
 from .shapes import SHAPES
+from .step_shapes import Room
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
@@ -31,6 +33,7 @@ class Target:
     gpus: int = 1
     ranks_per_gpu: int = 1
     o_proj: str = "auto"
+    order: str = "layers"
     num_sms: int | None = None
     num_threads: int | None = None
     max_batch_tokens: int = 2048
@@ -49,6 +52,18 @@ class Target:
     def weights(self) -> str:
         """Where they come from, for the report."""
         return "random" if self.shape or self.load_format == "dummy" else "the model's"
+
+    def with_room(self, room: Room, most_pages: int | None = None) -> Target:
+        """As large as it is, and large enough; pages are those that were asked for, or as many as
+        are needed but at most so many."""
+        pages = room.pages if most_pages is None else min(room.pages, most_pages)
+        return dataclasses.replace(
+            self,
+            max_batch_tokens=max(self.max_batch_tokens, room.rows),
+            max_sequences=max(self.max_sequences, room.sequences),
+            max_model_len=max(self.max_model_len, room.tokens),
+            kv_pages=pages if self.kv_pages is None else self.kv_pages,
+        )
 
     def open(self) -> tuple[ModelRunner, Tokenizer | None]:
         """Its runner, with the tokenizer where a model has one."""
@@ -73,6 +88,7 @@ class Target:
             gpus=self.gpus,
             ranks_per_gpu=self.ranks_per_gpu,
             o_proj=self.o_proj,
+            order=self.order,
             num_sms=self.num_sms,
             num_threads=self.num_threads,
             max_batch_tokens=self.max_batch_tokens,

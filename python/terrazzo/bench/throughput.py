@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from ..engine import Engine, EngineMetrics, SchedulerLimits
 from ..sampling import SamplingParams
 from ..step import Runner
 from .recording import RecordingRunner
+from .step_shapes import RecordedStep
 from .workload import Workload
 
 
@@ -22,7 +24,7 @@ class ThroughputResult:
     busy_share: float
     peak_kv_use: float
     metrics: EngineMetrics
-    shapes: list[tuple[int, int, int, int, int]]  # steps of a rounded shape, and the shape
+    shapes: Counter[RecordedStep]  # how many steps had each
 
     @property
     def total_tokens_per_s(self) -> float:
@@ -64,7 +66,7 @@ class ThroughputResult:
                 name: round(getattr(times, name) / steps * 1e3, 4)
                 for name in ("plan", "submit", "wait", "commit", "text")
             },
-            "step_shapes": self.shapes,
+            "recorded_steps": [[count, *step] for step, count in sorted(self.shapes.items())],
         }
 
 
@@ -103,5 +105,5 @@ def measure_throughput(
         recorder.busy_share(),
         peak,
         engine.metrics(),
-        [(count, *shape) for shape, count in sorted(recorder.shapes().items())],
+        recorder.shapes(),
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import Subparsers, add_parallel_options
+from .options import Subparsers, add_order_option, add_parallel_options
 
 if TYPE_CHECKING:
     from ..bench.target import Target
@@ -82,6 +82,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", choices=("auto", "host", "cuda"), default="auto")
     group.add_argument("--gpus", type=int, default=1, metavar="N", help="[1]")
     add_parallel_options(group)
+    add_order_option(group)
     group.add_argument("--sms", type=int, metavar="N", help="SMs of each GPU")
     group.add_argument("--threads", type=int, metavar="N", help="threads of the host machine")
     group.add_argument("--max-batch-tokens", type=int, default=2048, metavar="N", help="[2048]")
@@ -113,6 +114,7 @@ def _target(options: argparse.Namespace) -> Target:
         gpus=options.gpus,
         ranks_per_gpu=options.ranks_per_gpu,
         o_proj=options.o_proj,
+        order=options.order,
         num_sms=options.sms,
         num_threads=options.threads,
         max_batch_tokens=options.max_batch_tokens,

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bench.machine import describe, peak_flops
-from ..bench.recording import StepShape
 from ..bench.report import line_chart, stacked_bars
-from ..bench.steps import (
-    StepTime,
-    draw,
-    fill_pages,
-    measure_step,
-    sum_of_times,
-    sweep,
-    within,
-)
+from ..bench.step_shapes import RecordedStep, StepShape, room_for
+from ..bench.step_sum import draw, read_recorded, substitutes, sum_of_times
+from ..bench.steps import StepTime, fill_pages, measure_step, sweep
 from ..bench.target import Target
 from ..bench.throughput import ThroughputResult, measure_throughput
 from ..bench.workload import (
@@ -85,24 +78,28 @@ def run_steps(options: argparse.Namespace, target: Target) -> Outcome:
         raise ValueError("[bench] --sample draws from recorded steps: it needs --shapes-of")
     if options.sample is not None and options.sample < 2:
         raise ValueError(f"[bench] sample: expected at least 2 steps, got {options.sample}")
+    recorded = drawn = None
+    if options.shapes_of is not None:
+        recorded, kv_pages = read_recorded(options.shapes_of)
+        drawn = recorded
+        if options.sample is not None:
+            drawn = draw(recorded, options.sample, options.seed)
+        target = target.with_room(room_for(drawn), most_pages=kv_pages)
     runner, _ = target.open()
     peak = peak_flops(runner.device, target.gpus // target.ranks_per_gpu)
     fill_pages(runner)
-    shapes = list(sweep(options.batches, options.contexts, options.chunks, runner.max_sequences))
-    recorded: dict[StepShape, int] = {}  # how many steps had each shape
-    drawn: Mapping[StepShape, int] = recorded
-    if options.shapes_of is not None:
-        for each, count in _shapes_of(options.shapes_of):
-            shape = within(runner, each)
-            recorded[shape] = recorded.get(shape, 0) + count
-        if options.sample is not None:
-            drawn = draw(recorded, options.sample, options.seed)
-        shapes = [("recorded", shape) for shape in drawn]
+    shapes: Iterable[tuple[str, StepShape | RecordedStep]]
+    if drawn is None:
+        shapes = sweep(options.batches, options.contexts, options.chunks, runner.max_sequences)
+    else:
+        shapes = [("recorded", step) for step in drawn]
     times: list[StepTime] = []
     notes: list[str] = []
     for kind, shape in shapes:
         # Of a recorded run only the sum counts, and of its steps none was alone.
-        measured = measure_step(runner, kind, shape, repeats=options.repeats, alone=not recorded)
+        measured = measure_step(
+            runner, kind, shape, repeats=options.repeats, alone=recorded is None
+        )
         if measured is None:
             notes.append(f"left out, too large for the machine: {kind} {tuple(shape)}")
         else:
@@ -113,54 +110,63 @@ def run_steps(options: argparse.Namespace, target: Target) -> Outcome:
         **_sizes(target, runner),
         "results": [entry.row(peak) for entry in times],
     }
-    if recorded:
-        num_steps = sum(recorded.values())
-        total = sum_of_times({entry.shape: entry.seconds for entry in times}, drawn, num_steps)
-        record["sum_of_steps_s"] = total.seconds
-        measured_steps = sum(drawn[entry.shape] for entry in times)
-        if options.sample is None:
-            notes.append(
-                f"{measured_steps} of {num_steps} recorded steps take {total.seconds:.3f} s"
-            )
-        else:
-            num_drawn = sum(drawn.values())
-            record["sample"] = {
-                "steps": num_drawn,
-                "of": num_steps,
-                "seed": options.seed,
-                "standard_error_s": total.standard_error,
-            }
-            notes.append(
-                f"{num_steps} recorded steps take {total.seconds:.3f} s, standard error "
-                f"{total.standard_error:.3f} s: estimated from {num_drawn} drawn at random (seed "
-                f"{options.seed}), {len(drawn)} shapes, {measured_steps} of the steps measured"
-            )
+    if recorded is not None and drawn is not None:
+        seconds = {
+            entry.shape: entry.seconds for entry in times if isinstance(entry.shape, RecordedStep)
+        }
+        seed = None if options.sample is None else options.seed
+        figures, notes = _sum_of(recorded, drawn, seconds, seed)
+        record |= figures
     record["notes"] = notes
     return [entry.row(peak) for entry in times], record, _step_picture(times)
+
+
+def _sum_of(
+    recorded: Counter[RecordedStep],
+    drawn: Counter[RecordedStep],
+    seconds: Mapping[RecordedStep, float],
+    seed: int | None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Figures for the JSON file, and what is said about them. `seed`: None if nothing was left to
+    chance."""
+    guesses = substitutes(seconds, drawn)
+    total = sum_of_times({**seconds, **guesses}, drawn, recorded)
+    num_steps, num_drawn = sum(recorded.values()), sum(drawn.values())
+    num_guessed = sum(drawn[step] for step in guesses)
+    figures: dict[str, Any] = {"sum_of_steps_s": total.seconds, "steps_without_room": num_guessed}
+    if seed is None:
+        note = f"{num_steps} recorded steps take {total.seconds:.3f} s"
+    else:
+        figures["sample"] = {
+            "steps": num_drawn,
+            "of": num_steps,
+            "seed": seed,
+            "standard_error_s": total.standard_error,
+        }
+        note = (
+            f"{num_steps} recorded steps take {total.seconds:.3f} s, standard error "
+            f"{total.standard_error:.3f} s: estimated from {num_drawn} drawn at random, "
+            f"long ones more often (seed {seed}), {len(drawn)} shapes"
+        )
+    notes = [note]
+    if guesses:
+        largest = max(guesses, key=lambda step: step.room().pages)
+        notes.append(
+            f"WARNING: the machine had no room for {num_guessed} of these {num_drawn} steps, which "
+            "were not measured: each counts as the measured step that is nearest in rows, times "
+            f"the ratio of rows where it is larger; the largest needs {largest.room()}"
+        )
+    return figures, notes
 
 
 def _step_picture(times: list[StepTime]) -> str:
     lines: dict[str, list[tuple[float, float]]] = {}
     for entry in times:
-        rows = entry.shape.decodes + entry.shape.prompt_rows
-        name = {
-            "decode": f"decode at {entry.shape.context}",
-            "mixed": f"mixed at {entry.shape.context}",
-        }.get(entry.kind, entry.kind)
-        lines.setdefault(name, []).append((rows, entry.tokens_per_s))
+        name = entry.kind
+        if name in ("decode", "mixed"):
+            name += f" at {entry.shape.columns()['context']}"
+        lines.setdefault(name, []).append((entry.shape.rows, entry.tokens_per_s))
     return line_chart("Throughput of steps", "rows of a step", "rows/s", lines) if lines else ""
-
-
-def _shapes_of(path: Path) -> list[tuple[StepShape, int]]:
-    try:
-        results = json.loads(path.read_text())["results"]
-        return [
-            (StepShape(*numbers), count)
-            for result in results
-            for count, *numbers in result["step_shapes"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected a file of `bench throughput --json`") from error
 
 
 def _workloads(

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 Subparsers = argparse._SubParsersAction  # argparse gives its type no public name
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which model, and the machine it runs on."""
+def add_model_options(parser: argparse.ArgumentParser, *, order: bool = True) -> None:
+    """Which model, and the machine it runs on; with `order`, also in which order."""
     group = parser.add_argument_group("model and machine")
     group.add_argument(
         "--model", help="folder, hub name or .gguf file [SmolLM2-135M-Instruct]", metavar="NAME"
@@ -26,6 +26,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs, on the host virtual")
     add_parallel_options(group)
+    if order:
+        add_order_option(group)
     group.add_argument("--sms", type=int, metavar="N", help="SMs of each GPU, on the host virtual")
     group.add_argument("--threads", type=int, metavar="N", help="threads that run virtual SMs")
     group.add_argument("--max-model-len", type=int, metavar="N", help="longest context in tokens")
@@ -63,6 +65,16 @@ def add_parallel_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_order_option(group: argparse._ArgumentGroup) -> None:
+    """In which order a step's instructions run."""
+    group.add_argument(
+        "--order",
+        choices=("layers", "planned"),
+        default="layers",
+        help="of a step's instructions; planned: what a simulation of an H100 finds best [layers]",
+    )
+
+
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """How tokens are chosen and when an answer ends."""
     group = parser.add_argument_group("sampling")
@@ -84,9 +96,10 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_llm(options: argparse.Namespace, **more: Any) -> LLM:
-    """The model that the options name; `more` are arguments of LLM without an option."""
+    """The model that the options name; `more` are arguments of LLM, instead of their options."""
     from ..llm import LLM
 
+    more.setdefault("order", options.order)
     return LLM(
         options.model,
         device=options.device,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from .options import Subparsers, add_model_options, open_llm
 
@@ -53,7 +53,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         help="layer by layer, or the best that the simulator finds [plain]",
     )
     group.add_argument("--num-layers", type=int, metavar="N", help="of the model's [all]")
-    add_model_options(parser)
+    add_model_options(parser, order=False)
     parser.set_defaults(run=run)
 
 
@@ -135,7 +135,9 @@ def _from_machine(options: argparse.Namespace) -> StepTrace:
 
     sequences = parse_step(options.step)
     rows = sum(count for _, count in sequences)
-    more = {"max_batch_tokens": rows, "max_sequences": len(sequences)}
+    # --order is that of a simulation: what runs here is recorded layer by layer.
+    more: dict[str, Any] = {"order": "layers"}
+    more |= {"max_batch_tokens": rows, "max_sequences": len(sequences)}
     if options.device == "cuda":
         more["trace_events"] = MOST_EVENTS
     elif options.sms is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ ALIKE = {
     "o_partial.small": "down_residual.small",
 }
 STIFFNESS = 1e-3  # of values near where they began: what the runs do not tell stays
+# How the simulator says that times have grown so long that a double holds no step of it any more.
+NO_PROGRESS = "[simulate] no progress after"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +99,17 @@ class _Search:
     def loss(
         self, values: dict[str, float], names: Sequence[str], runs: Sequence[TimedRun]
     ) -> float:
-        error = np.log1p(run_errors(self.costs(values), runs, clocks=self.clocks))
+        """Of these values; infinite where the simulator gets nowhere with them."""
+        from .._core import Error
+
+        clocks = dict(self.clocks)  # a search that failed teaches nothing about the clocks
+        try:
+            error = np.log1p(run_errors(self.costs(values), runs, clocks=clocks))
+        except Error as failure:
+            if not str(failure).startswith(NO_PROGRESS):
+                raise
+            return math.inf
+        self.clocks = clocks
         weight = np.array(
             [(1.0 if r.opcode else STEP_WEIGHT) * r.ns / (r.ns + HALF_WEIGHT_NS) for r in runs]
         )

@@ -213,14 +213,14 @@ std::vector<float> CudaModel::time_empty(uint32_t count, const TimingOptions& op
   return parts_->time(empty_step(count, shape_), options);
 }
 
-uint64_t CudaModel::submit(const StepRequest& request) {
+uint64_t CudaModel::submit(const StepRequest& request, const WeavePlan& order) {
   Parts& parts = *parts_;
   const std::lock_guard lock(parts.mutex);
   check(parts.loaded, "step", "the model has no tables yet: call set_tables first");
   check(parts.in_flight.size() < kMaxInFlight, "step", "expected at most ", kMaxInFlight,
         " steps in flight");
   check_placeholders(request, parts.num_sampled);
-  lower_into(parts.step, request, shape_, limits_, {parts.machine.num_sms()});
+  lower_into(parts.step, request, shape_, limits_, {parts.machine.num_sms(), order});
   const size_t rows = parts.step.logit_rows.size();
   parts.num_sampled = 0;  // a launch that fails leaves nothing that a placeholder may stand for
   const uint32_t slot = parts.machine.upload(parts.step);
@@ -302,8 +302,9 @@ std::vector<TraceEvent> CudaModel::events() {
   return parts_->machine.events();
 }
 
-std::vector<std::string> CudaModel::verify(const StepRequest& request) const {
-  const LoweredStep step = lower(request, shape_, limits_, {num_sms()});
+std::vector<std::string> CudaModel::verify(const StepRequest& request,
+                                           const WeavePlan& order) const {
+  const LoweredStep step = lower(request, shape_, limits_, {num_sms(), order});
   std::vector<std::string> out;
   for (const Problem& problem : terrazzo::verify(step, shape_, limits_)) {
     out.push_back(problem.text);

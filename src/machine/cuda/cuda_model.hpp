@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "lower/step_request.hpp"
+#include "lower/weave.hpp"
 #include "machine/packed_model.hpp"
 #include "machine/step_outputs.hpp"
 #include "terrazzo/core/isa.hpp"
@@ -77,8 +78,8 @@ class CudaModel {
 
   /// Prepares and queues a step and gives its number. Throws `Error` if it is refused or
   /// kMaxInFlight steps wait to be collected; then nothing is queued. Throws MachineError if a
-  /// launch failed: as for `collect`.
-  uint64_t submit(const StepRequest& request);
+  /// launch failed: as for `collect`. `order`: of the queue; no bit depends on it.
+  uint64_t submit(const StepRequest& request, const WeavePlan& order = {});
 
   /// Waits for step `number`, the oldest one not collected. Throws MachineError if the launch
   /// failed: then all steps in flight are void, and the model can be used again.
@@ -96,7 +97,7 @@ class CudaModel {
   float elapsed_ms() const;
   /// Events of the last step, in any order.
   std::vector<TraceEvent> events();
-  std::vector<std::string> verify(const StepRequest& request) const;
+  std::vector<std::string> verify(const StepRequest& request, const WeavePlan& order = {}) const;
 
  private:
   struct Parts;

@@ -47,11 +47,11 @@ std::vector<float> CudaModel::time_step(const StepRequest&, std::span<const Opco
   absent();
 }
 std::vector<float> CudaModel::time_empty(uint32_t, const TimingOptions&) { absent(); }
-uint64_t CudaModel::submit(const StepRequest&) { absent(); }
+uint64_t CudaModel::submit(const StepRequest&, const WeavePlan&) { absent(); }
 StepOutputs CudaModel::collect(uint64_t) { absent(); }
 float CudaModel::elapsed_ms() const { absent(); }
 std::vector<TraceEvent> CudaModel::events() { absent(); }
-std::vector<std::string> CudaModel::verify(const StepRequest&) const { absent(); }
+std::vector<std::string> CudaModel::verify(const StepRequest&, const WeavePlan&) const { absent(); }
 
 }  // namespace cuda
 }  // namespace terrazzo

@@ -38,37 +38,41 @@ void HostModel::set_tables(const SourceMatrix& embedding, std::span<const bf16> 
   }
 }
 
-void HostModel::lower_step(const StepRequest& request) {
+void HostModel::lower_step(const StepRequest& request, const WeavePlan& order) {
   check(!tables_.rope.empty(), "step", "the model has no tables yet: call set_tables first");
   check_placeholders(request, outputs_.tokens.size());
-  lower_into(step_, request, machine_.shape(), machine_.limits(), {options_.num_sms});
+  lower_into(step_, request, machine_.shape(), machine_.limits(), {options_.num_sms, order});
   outputs_.tokens.clear();  // a step that fails leaves nothing that a placeholder may stand for
 }
 
 template <class Run>
-StepOutputs HostModel::run_step(const StepRequest& request, Run run) {
+StepOutputs HostModel::run_step(const StepRequest& request, const WeavePlan& order, Run run) {
   check(!busy_.test_and_set(std::memory_order_acquire), "step",
         "another thread's step is running: a model takes one step at a time");
   struct Release {
     std::atomic_flag& flag;
     ~Release() { flag.clear(std::memory_order_release); }
   } const release{busy_};
-  lower_step(request);
+  lower_step(request, order);
   run(step_);
   collect();
   return outputs_;
 }
 
-StepOutputs HostModel::step(const StepRequest& request) {
-  return run_step(request, [&](const LoweredStep& step) { machine_.run(step); });
+StepOutputs HostModel::step(const StepRequest& request, const WeavePlan& order) {
+  return run_step(request, order, [&](const LoweredStep& step) { machine_.run(step); });
 }
 
-StepOutputs HostModel::step_checked(const StepRequest& request, const CheckOptions& options) {
-  return run_step(request, [&](const LoweredStep& step) { machine_.run_checked(step, options); });
+StepOutputs HostModel::step_checked(const StepRequest& request, const CheckOptions& options,
+                                    const WeavePlan& order) {
+  return run_step(request, order,
+                  [&](const LoweredStep& step) { machine_.run_checked(step, options); });
 }
 
-std::vector<std::string> HostModel::verify(const StepRequest& request) const {
-  const LoweredStep step = lower(request, machine_.shape(), machine_.limits(), {options_.num_sms});
+std::vector<std::string> HostModel::verify(const StepRequest& request,
+                                           const WeavePlan& order) const {
+  const LoweredStep step =
+      lower(request, machine_.shape(), machine_.limits(), {options_.num_sms, order});
   std::vector<std::string> out;
   for (const Problem& problem : terrazzo::verify(step, machine_.shape(), machine_.limits())) {
     out.push_back(problem.text);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lower/step_request.hpp"
+#include "lower/weave.hpp"
 #include "machine/host/host_machine.hpp"
 #include "machine/packed_model.hpp"
 #include "machine/step_outputs.hpp"
@@ -28,16 +29,17 @@ class HostModel {
   void set_tables(const SourceMatrix& embedding, std::span<const bf16> final_norm,
                   std::span<const float> rope);
 
-  /// Throws Error if another thread's step is running.
-  StepOutputs step(const StepRequest& request);
-  StepOutputs step_checked(const StepRequest& request, const CheckOptions& options);
-  std::vector<std::string> verify(const StepRequest& request) const;
+  /// Throws Error if another thread's step is running. `order`: of the queue; no bit depends on it.
+  StepOutputs step(const StepRequest& request, const WeavePlan& order = {});
+  StepOutputs step_checked(const StepRequest& request, const CheckOptions& options,
+                           const WeavePlan& order = {});
+  std::vector<std::string> verify(const StepRequest& request, const WeavePlan& order = {}) const;
 
  private:
   /// One step, from request to outputs; `run(step)` launches it.
   template <class Run>
-  StepOutputs run_step(const StepRequest& request, Run run);
-  void lower_step(const StepRequest& request);
+  StepOutputs run_step(const StepRequest& request, const WeavePlan& order, Run run);
+  void lower_step(const StepRequest& request, const WeavePlan& order);
   void collect();
 
   HostMachine machine_;

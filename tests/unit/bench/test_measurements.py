@@ -12,9 +12,10 @@ from unit.engine.fake_runner import FakeRunner
 
 from terrazzo.bench import recording, steps
 from terrazzo.bench.machine import describe, peak_flops
-from terrazzo.bench.recording import RecordingRunner, StepShape, rounded, shape_of
+from terrazzo.bench.recording import RecordingRunner
 from terrazzo.bench.report import line_chart, stacked_bars, table
-from terrazzo.bench.steps import build_step, fill_pages, measure_step, sweep, within
+from terrazzo.bench.step_shapes import RecordedStep, StepShape
+from terrazzo.bench.steps import build_step, fill_pages, measure_step, sweep
 from terrazzo.bench.target import Target
 from terrazzo.bench.throughput import measure_throughput
 from terrazzo.bench.workload import with_random_tokens
@@ -37,7 +38,7 @@ def test_throughput() -> None:
     assert 0 < result.peak_kv_use <= 1
     record = result.record(peak_flops=1e12)
     assert 0 < record["MFU"] < 1
-    assert sum(count for count, *_ in record["step_shapes"]) == len(runner.batches)
+    assert sum(count for count, *_ in record["recorded_steps"]) == len(runner.batches)
     assert set(record["ms_per_step"]) == {"plan", "submit", "wait", "commit", "text"}
 
 
@@ -113,9 +114,9 @@ def test_a_step_has_the_shape_that_was_asked_for(shape: StepShape) -> None:
     runner = FakeRunner()
     batch = build_step(runner, shape)
     assert batch is not None
-    seen = shape_of(batch)
-    assert (seen.decodes, seen.context, seen.prompt_rows) == shape[:3]
-    assert abs(seen.prompt_context - shape.prompt_context) <= 1
+    seen = RecordedStep.of(batch).columns()
+    assert (seen["decodes"], seen["context"], seen["prompt_rows"]) == shape[:3]
+    assert abs(seen["prompt_context"] - shape.prompt_context) <= 1
     assert batch.num_logit_rows == batch.num_sequences
     fill_pages(runner)
     runner.step(batch)
@@ -124,8 +125,9 @@ def test_a_step_has_the_shape_that_was_asked_for(shape: StepShape) -> None:
 def test_many_short_prompts_in_a_step() -> None:
     batch = build_step(FakeRunner(), StepShape(2, 10, 100, 10))
     assert batch is not None
-    assert shape_of(batch).prompt_rows == 100
-    assert abs(shape_of(batch).prompt_context - 10) <= 1
+    seen = RecordedStep.of(batch).columns()
+    assert (seen["prompts"], seen["prompt_rows"]) == (5, 100)
+    assert abs(seen["prompt_context"] - 10) <= 1
     assert len(batch.seq_lens) == 2 + 5
 
 
@@ -142,20 +144,6 @@ def test_many_short_prompts_in_a_step() -> None:
 def test_a_step_that_does_not_fit(shape: StepShape) -> None:
     assert build_step(FakeRunner(), shape) is None
     assert measure_step(FakeRunner(), "decode", shape) is None
-
-
-def test_rounding() -> None:
-    for number in (*range(17), 100, 1000, 12345):
-        (near,) = {rounded(StepShape(number, 0, 0, 0)).decodes}
-        assert abs(near - number) <= number / 16
-    assert len({rounded(StepShape(n, 0, 0, 0)) for n in range(10000)}) < 120
-
-
-def test_recorded_shapes_are_kept_within_the_runner() -> None:
-    runner = FakeRunner()  # 16 sequences, 256 rows
-    assert within(runner, StepShape(17, 5, 0, 0)).decodes == 16
-    assert within(runner, StepShape(17, 5, 250, 100))[:3] == (15, 5, 241)
-    assert build_step(runner, within(runner, StepShape(17, 5, 250, 10))) is not None
 
 
 def test_sweep() -> None:

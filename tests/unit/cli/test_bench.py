@@ -42,7 +42,8 @@ def test_throughput_then_its_steps(tmp_path: Path, capsys: pytest.CaptureFixture
     record, picture = bench(tmp_path, "steps", f"--shapes-of={recorded}", "--repeats=1")
     assert record["sum_of_steps_s"] > 0
     (note,) = record["notes"]
-    assert note.startswith(f"{result['steps']} of {result['steps']} recorded steps take")
+    assert note.startswith(f"{result['steps']} recorded steps take")
+    assert record["steps_without_room"] == 0
     assert "sample" not in record
     options = [f"--shapes-of={recorded}", "--repeats=1", "--sample=5", "--seed=2"]
     record, _ = bench(tmp_path, "steps", *options)
@@ -54,7 +55,36 @@ def test_throughput_then_its_steps(tmp_path: Path, capsys: pytest.CaptureFixture
     (note,) = record["notes"]
     assert note.startswith(f"{result['steps']} recorded steps take")
     assert "standard error" in note
-    assert "drawn at random (seed 2)" in note
+    assert "5 drawn at random, long ones more often (seed 2)" in note
+
+
+def test_a_machine_without_room_for_recorded_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says so, and the steps count all the same; without --kv-pages it would have been larger,
+    as it is here in rows and sequences."""
+    bench(tmp_path, "throughput", "--grid=60/30,4/3", "--requests=9", "--max-model-len=128")
+    recorded = tmp_path / "t.json"
+    (tmp_path / "out.json").rename(recorded)
+    small = ["--max-batch-tokens=16", "--max-sequences=2", "--max-model-len=64"]
+    options = [f"--shapes-of={recorded}", "--repeats=1", *small]
+    record, _ = bench(tmp_path, "steps", *options)
+    whole = record["sum_of_steps_s"]
+    assert record["steps_without_room"] == 0
+    assert record["max_sequences"] == 8
+    capsys.readouterr()
+    record, _ = bench(tmp_path, "steps", *options, "--kv-pages=8")
+    assert (
+        0
+        < record["steps_without_room"]
+        < sum(
+            count
+            for result in json.loads(recorded.read_text())["results"]
+            for count, *_ in result["recorded_steps"]
+        )
+    )
+    assert record["sum_of_steps_s"] > whole / 10
+    assert "WARNING: the machine had no room for" in capsys.readouterr().out
 
 
 def test_grid(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from unit.trace.conftest import LAYERS
 
 from terrazzo.cli.main import main
 from terrazzo.costs import DeviceCosts, load_costs
+from terrazzo.costs import fit_runs as fit_runs_module
 from terrazzo.costs.fit_runs import TimedRun, fit_runs, run_errors
 from terrazzo.trace.archive import (
     COLUMNS,
@@ -162,6 +163,37 @@ def test_the_fit_explains_the_runs(folder: Path, costs: DeviceCosts) -> None:
     assert np.abs(run_errors(fitted, steps, exact=True)).max() < before.max() / 2
     # What no run has stays: contexts are too short to be split.
     assert values["attend_merge.load_slot_ns"] == costs.values["attend_merge.load_slot_ns"]
+
+
+def test_a_candidate_that_the_simulator_cannot_run_is_not_taken(
+    folder: Path, costs: DeviceCosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of the search grow, here from the start: with such times the simulator gives up."""
+    from terrazzo._core import Error
+
+    runs = timed_runs(read_archive(folder).runs["fit"])[:1]
+    far = costs.values | {"signal_ns": costs.values["signal_ns"] * float(np.exp(25))}
+    with pytest.raises(Error, match="no progress"):
+        run_errors(replace(costs, values=far), runs)
+    monkeypatch.setattr(fit_runs_module, "FIRST_STEP", 25.0)
+    values = fit_runs(costs, runs, rounds=1)
+    assert values["signal_ns"] <= costs.values["signal_ns"]
+    assert np.isfinite(run_errors(replace(costs, values=values), runs)).all()
+
+
+def test_other_errors_of_the_simulator_end_the_fit(
+    folder: Path, costs: DeviceCosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from terrazzo._core import Error
+
+    runs = timed_runs(read_archive(folder).runs["fit"])[:1]
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise Error("[simulate] a wait is never met")
+
+    monkeypatch.setattr(fit_runs_module, "run_errors", fail)
+    with pytest.raises(Error, match="never met"):
+        fit_runs(costs, runs, rounds=1)
 
 
 def test_orders_are_ranked(folder: Path, other: DeviceCosts) -> None:
