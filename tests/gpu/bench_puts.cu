@@ -38,18 +38,25 @@ struct Manner {
   uint32_t tiles_per_signal;
 };
 
-__device__ __forceinline__ uint32_t word_of(uint32_t storer, uint32_t word) {
+__device__ __host__ constexpr uint32_t word_of(uint32_t storer, uint32_t word) {
   return storer << 16 | (word & 0xffffu);
 }
 
-/// Every storer puts its tiles to the tiles storer, storer + storers ... of `target`.
+/// Where a storer's tile goes, as outputs of [128, 256] lie one after the other: half a panel, of
+/// the panel `tile % kTiles` of the output of this SM's turn.
+__device__ __host__ constexpr uint64_t place_of(uint32_t sm, uint32_t sms, uint32_t storer,
+                                                uint32_t tile) {
+  const uint64_t output = uint64_t{tile / kTiles} * sms + sm;
+  return ((output * kTiles + tile % kTiles) * kStorers + storer) * kStageBytes;
+}
+
+/// Every storer puts its tiles.
 __global__ void __launch_bounds__(kStorers * 32)
     put_tiles(std::byte* target, uint32_t* counter, uint32_t tiles_each, uint32_t piece_bytes,
               uint32_t tiles_per_signal) {
   extern __shared__ __align__(1024) std::byte stages[];
   const uint32_t warp = threadIdx.x / 32;
   const uint32_t storer = blockIdx.x * kStorers + warp;
-  const uint32_t storers = gridDim.x * kStorers;
   auto* const own = reinterpret_cast<uint32_t*>(stages + warp * kTiles * kStageBytes);
   for (uint32_t i = threadIdx.x % 32; i < kTiles * kWords; i += 32) {
     own[i] = word_of(storer, i);
@@ -60,7 +67,7 @@ __global__ void __launch_bounds__(kStorers * 32)
   const uint32_t pieces = kStageBytes / piece_bytes;
   for (uint32_t tile = 0; tile < tiles_each; ++tile) {
     const uint32_t stage = tile % kTiles * kStageBytes;
-    std::byte* const to = target + (uint64_t{tile} * storers + storer) * kStageBytes;
+    std::byte* const to = target + place_of(blockIdx.x, gridDim.x, warp, tile);
     for (uint32_t piece = threadIdx.x % 32; piece < pieces; piece += 32) {
       sm90::bulk_store_async(to + piece * piece_bytes, source + stage + piece * piece_bytes,
                              piece_bytes);
@@ -140,13 +147,17 @@ bool has_arrived(Side& from, Side& to) {
   check_cuda(cudaSetDevice(to.device));
   const std::vector<std::byte> bytes = to.received.read();
   const auto* const words = reinterpret_cast<const uint32_t*>(bytes.data());
-  for (uint64_t i = 0; i < kBytes / sizeof(uint32_t); ++i) {
-    const uint64_t tile = i / kWords;
-    const auto storer = static_cast<uint32_t>(tile % (kSms * kStorers));
-    const auto stage = static_cast<uint32_t>(tile / (kSms * kStorers) % kTiles);
-    if (words[i] != (storer << 16 | ((stage * kWords + i % kWords) & 0xffffu))) {
-      std::printf("FAIL: word %llu is %08x\n", static_cast<unsigned long long>(i), words[i]);
-      return false;
+  for (uint32_t tile = 0; tile < kBytes / kStageBytes / (kSms * kStorers); ++tile) {
+    for (uint32_t storer = 0; storer < kSms * kStorers; ++storer) {
+      const uint64_t first =
+          place_of(storer / kStorers, kSms, storer % kStorers, tile) / sizeof(uint32_t);
+      for (uint32_t i = 0; i < kWords; ++i) {
+        if (words[first + i] != word_of(storer, tile % kTiles * kWords + i)) {
+          std::printf("FAIL: tile %u of storer %u, word %u is %08x\n", tile, storer, i,
+                      words[first + i]);
+          return false;
+        }
+      }
     }
   }
   return true;
@@ -175,9 +186,11 @@ int run() {
   if (!has_arrived(first, second)) {
     return 1;
   }
-  for (const Manner& manner : {Manner{"8 KB tiles", kStageBytes, 0},
-                               Manner{"8 KB tiles, a signal after 4", kStageBytes, kTiles},
-                               Manner{"rows of 128 bytes, a signal after 4 tiles", 128, kTiles}}) {
+  for (const Manner& manner :
+       {Manner{"8 KB tiles", kStageBytes, 0}, Manner{"8 KB tiles in 1 KB", 1024, 0},
+        Manner{"8 KB tiles in 4 KB", 4096, 0},
+        Manner{"8 KB tiles, a signal after 4", kStageBytes, kTiles},
+        Manner{"rows of 128 bytes, a signal after 4 tiles", 128, kTiles}}) {
     for (const uint32_t sms : {1U, 2U, 4U, 8U, 16U, 32U, 64U, 128U}) {
       const auto run = [&](Side& from, Side& to) { put(from, to, sms, manner); };
       const std::array<double, 2> seen{rate(sides, 1, run), rate(sides, 2, run)};

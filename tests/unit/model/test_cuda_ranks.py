@@ -25,7 +25,7 @@ from unit.model.replay import (
 )
 
 from terrazzo import packing
-from terrazzo._core import LaunchError
+from terrazzo._core import LaunchError, cuda_problem
 from terrazzo.llm import LLM
 from terrazzo.models.checkpoint import Checkpoint
 from terrazzo.models.dummy import DummyCheckpoint
@@ -52,13 +52,14 @@ def runner_of(
     gpus: int,
     o_proj: str = "replicated",
     checkpoint: Checkpoint | None = None,
+    ranks_per_gpu: int | None = None,
     **options: int,
 ) -> ModelRunner:
     return ModelRunner(
         checkpoint or RandomCheckpoint(CONFIGS[head_dim]),
         device="cuda",
         gpus=gpus,
-        ranks_per_gpu=gpus,
+        ranks_per_gpu=ranks_per_gpu or gpus,
         o_proj=o_proj,
         max_batch_tokens=LIMITS.max_rows,
         max_sequences=LIMITS.max_logit_rows,
@@ -114,6 +115,17 @@ def test_repeats_under_delays(runners: Runners, head_dim: int, gpus: int, o_proj
             assert_equal(mixed_step(runner), first, f"repeat {repeat}")
     finally:
         runner.core.set_delays(0, 0)
+
+
+@pytest.mark.skipif(cuda_problem(2) != "", reason=f"needs two GPUs: {cuda_problem(2)}")
+@pytest.mark.parametrize("o_proj", O_PROJ)
+@pytest.mark.parametrize("head_dim", CONFIGS)
+def test_two_gpus_have_the_bits_of_ranks_on_one(head_dim: int, o_proj: str) -> None:
+    expected = mixed_step(runner_of(head_dim, 2, o_proj))
+    runner = runner_of(head_dim, 2, o_proj, ranks_per_gpu=1)
+    for repeat in range(NUM_REPEATS):
+        runner.core.set_delays(repeat, MOST_DELAY_NS)
+        assert_equal(mixed_step(runner), expected, f"repeat {repeat}")
 
 
 class Unrepeated(DummyCheckpoint):
