@@ -30,12 +30,11 @@ constexpr uint64_t kBytes = 512ULL << 20;  // put each way
 constexpr uint32_t kSharedBytes = kStorers * kTiles * kStageBytes;
 constexpr int kRepeats = 5;
 
-/// Where a piece of a tile goes, and after how many tiles a storer waits until they are there and
-/// signals, as at an instruction's end; 0: once, at its last.
 struct Manner {
   const char* name;
   uint32_t piece_bytes;
-  uint32_t tiles_per_signal;
+  uint32_t tiles_per_signal;  // then a storer waits until they are there; 0: once, at its last
+  bool waits;                 // until a tile was read before the next one, as storers do
 };
 
 __device__ __host__ constexpr uint32_t word_of(uint32_t storer, uint32_t word) {
@@ -53,7 +52,7 @@ __device__ __host__ constexpr uint64_t place_of(uint32_t sm, uint32_t sms, uint3
 /// Every storer puts its tiles.
 __global__ void __launch_bounds__(kStorers * 32)
     put_tiles(std::byte* target, uint32_t* counter, uint32_t tiles_each, uint32_t piece_bytes,
-              uint32_t tiles_per_signal) {
+              uint32_t tiles_per_signal, bool waits) {
   extern __shared__ __align__(1024) std::byte stages[];
   const uint32_t warp = threadIdx.x / 32;
   const uint32_t storer = blockIdx.x * kStorers + warp;
@@ -73,7 +72,11 @@ __global__ void __launch_bounds__(kStorers * 32)
                              piece_bytes);
     }
     sm90::bulk_commit_group();
-    sm90::bulk_wait_group_read();
+    if (waits) {
+      sm90::bulk_wait_group_read();
+    } else {
+      sm90::bulk_wait_group_read<kTiles - 1>();
+    }
     __syncwarp();
     if (tile + 1 == tiles_each || (tiles_per_signal != 0 && (tile + 1) % tiles_per_signal == 0)) {
       sm90::bulk_wait_group();
@@ -131,7 +134,8 @@ double rate(std::vector<Side*>& sides, uint32_t senders, F run) {
 void put(Side& from, Side& to, uint32_t sms, const Manner& manner) {
   const auto tiles_each = static_cast<uint32_t>(kBytes / kStageBytes / (sms * kStorers));
   put_tiles<<<sms, kStorers * 32, kSharedBytes, from.stream.get()>>>(
-      to.received.get(), to.counter.get(), tiles_each, manner.piece_bytes, manner.tiles_per_signal);
+      to.received.get(), to.counter.get(), tiles_each, manner.piece_bytes, manner.tiles_per_signal,
+      manner.waits);
   check_cuda(cudaGetLastError());
 }
 
@@ -142,7 +146,7 @@ bool has_arrived(Side& from, Side& to) {
   check_cuda(cudaMemset(to.received.get(), 0xff, kBytes));
   check_cuda(cudaDeviceSynchronize());
   check_cuda(cudaSetDevice(from.device));
-  put(from, to, kSms, {"", kStageBytes, kTiles});
+  put(from, to, kSms, {"", kStageBytes, kTiles, false});
   check_cuda(cudaDeviceSynchronize());
   check_cuda(cudaSetDevice(to.device));
   const std::vector<std::byte> bytes = to.received.read();
@@ -187,10 +191,10 @@ int run() {
     return 1;
   }
   for (const Manner& manner :
-       {Manner{"8 KB tiles", kStageBytes, 0}, Manner{"8 KB tiles in 1 KB", 1024, 0},
-        Manner{"8 KB tiles in 4 KB", 4096, 0},
-        Manner{"8 KB tiles, a signal after 4", kStageBytes, kTiles},
-        Manner{"rows of 128 bytes, a signal after 4 tiles", 128, kTiles}}) {
+       {Manner{"8 KB tiles, 4 at once", kStageBytes, 0, false},
+        Manner{"8 KB tiles", kStageBytes, 0, true},
+        Manner{"8 KB tiles, a signal after 4", kStageBytes, kTiles, true},
+        Manner{"rows of 128 bytes, a signal after 4 tiles", 128, kTiles, true}}) {
     for (const uint32_t sms : {1U, 2U, 4U, 8U, 16U, 32U, 64U, 128U}) {
       const auto run = [&](Side& from, Side& to) { put(from, to, sms, manner); };
       const std::array<double, 2> seen{rate(sides, 1, run), rate(sides, 2, run)};

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# compute-sanitizer over small runs of the GPU tests: memcheck (addresses), racecheck (shared memory
-# without a barrier between), synccheck (barriers that not all reach).
+# compute-sanitizer over small runs of the GPU tests: memcheck (addresses), synccheck (barriers that
+# not all reach). racecheck does not follow mbarriers, by which all of the kernel is ordered, and
+# reports every use of a ring slot (docs/performance/probes.md): it runs only if named.
 #   tests/gpu/sanitize.sh [folder of the test programs] [tool ...]
-# By default build/h100/tests/gpu and all three tools, about a minute. Ends with a line for each run;
+# By default build/h100/tests/gpu and these two tools, about a minute. Ends with a line for each run;
 # 1 if any found something, 77 (1 with TERRAZZO_REQUIRE_GPU=1) without compute-sanitizer. What it
 # printed is in sanitize.<tool>.<program>.log, in the folder SANITIZE_LOGS or here.
 set -uo pipefail
@@ -10,7 +11,7 @@ set -uo pipefail
 programs=${1:-build/h100/tests/gpu}
 shift || true
 tools=("$@")
-((${#tools[@]})) || tools=(memcheck racecheck synccheck)
+((${#tools[@]})) || tools=(memcheck synccheck)
 logs=${SANITIZE_LOGS:-.}
 most_seconds=60 # of a run
 

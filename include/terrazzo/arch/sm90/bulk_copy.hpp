@@ -45,9 +45,11 @@ __device__ __forceinline__ void bulk_commit_group() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-/// Until this lane's stores have read their sources. PTX: cp.async.bulk.wait_group.read
+/// Until this lane's stores have read their sources, those of the last `kPending` groups excepted.
+/// PTX: cp.async.bulk.wait_group.read
+template <uint32_t kPending = 0>
 __device__ __forceinline__ void bulk_wait_group_read() {
-  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
 
 /// Until this lane's stores are complete. PTX: cp.async.bulk.wait_group
