@@ -42,12 +42,19 @@ inline uint32_t choose_tile_panels(uint32_t panels, uint32_t blocks, uint32_t le
   return best;
 }
 
-/// Row blocks of a wave of products beside which GPUs wait for each other's sums: two waves, if
-/// they are not too small, so that the sums of the first travel behind the products of the second.
+/// Row blocks of a wave of products beside which GPUs wait for each other's sums: at least two
+/// waves, if they are not too small, so that the sums of one travel behind the products of the
+/// next.
 constexpr uint32_t wave_beside_peers(uint32_t blocks, uint32_t world) {
-  return world == 1 ? kWaveBlocks
-                    : std::clamp(ceil_div(blocks, 2U), kFewestWaveBlocks, kWaveBlocks);
+  if (world == 1 || blocks < 2 * kFewestWaveBlocks) {
+    return kWaveBlocks;
+  }
+  return ceil_div(blocks, std::max(2U, ceil_div(blocks, kWaveBlocks)));
 }
+static_assert(wave_beside_peers(7, 2) == kWaveBlocks && wave_beside_peers(32, 1) == kWaveBlocks);
+static_assert(wave_beside_peers(8, 2) == 4 && wave_beside_peers(9, 8) == 5);
+static_assert(wave_beside_peers(17, 2) == 9 && wave_beside_peers(32, 2) == 16);
+static_assert(wave_beside_peers(33, 2) == 11);
 
 /// The tiles of a product, and their order.
 struct TileGrid {

@@ -1,7 +1,7 @@
 // What the links between two GPUs carry: tiles of 8 KB put by a few SMs the way storers put them,
 // beside copies by the copy engines.
 //
-// bench_puts            needs two GPUs; 77 (skipped) where there is one
+// bench_puts            needs two GPUs
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -28,12 +28,13 @@ constexpr uint32_t kTiles = kPanelsPerColTile;  // of a storer's output: 64 x 25
 constexpr uint32_t kWords = kStageBytes / sizeof(uint32_t);
 constexpr uint64_t kBytes = 512ULL << 20;  // put each way
 constexpr uint32_t kSharedBytes = kStorers * kTiles * kStageBytes;
+constexpr uint32_t kManyTiles = 1U << 20;  // more than a storer puts
 constexpr int kRepeats = 5;
 
 struct Manner {
   const char* name;
   uint32_t piece_bytes;
-  uint32_t tiles_per_signal;  // then a storer waits until they are there; 0: once, at its last
+  uint32_t tiles_per_signal;  // then a storer waits until they are there
   bool waits;                 // until a tile was read before the next one, as storers do
 };
 
@@ -51,8 +52,7 @@ __device__ __host__ constexpr uint64_t place_of(uint32_t sm, uint32_t sms, uint3
 
 /// Every storer puts its tiles.
 __global__ void __launch_bounds__(kStorers * 32)
-    put_tiles(std::byte* target, uint32_t* counter, uint32_t tiles_each, uint32_t piece_bytes,
-              uint32_t tiles_per_signal, bool waits) {
+    put_tiles(std::byte* target, uint32_t* counter, uint32_t tiles_each, Manner manner) {
   extern __shared__ __align__(1024) std::byte stages[];
   const uint32_t warp = threadIdx.x / 32;
   const uint32_t storer = blockIdx.x * kStorers + warp;
@@ -63,22 +63,22 @@ __global__ void __launch_bounds__(kStorers * 32)
   sm90::fence_proxy_async_shared();
   __syncwarp();
   const uint32_t source = sm90::shared_address(own);
-  const uint32_t pieces = kStageBytes / piece_bytes;
+  const uint32_t pieces = kStageBytes / manner.piece_bytes;
   for (uint32_t tile = 0; tile < tiles_each; ++tile) {
     const uint32_t stage = tile % kTiles * kStageBytes;
     std::byte* const to = target + place_of(blockIdx.x, gridDim.x, warp, tile);
     for (uint32_t piece = threadIdx.x % 32; piece < pieces; piece += 32) {
-      sm90::bulk_store_async(to + piece * piece_bytes, source + stage + piece * piece_bytes,
-                             piece_bytes);
+      const uint32_t offset = piece * manner.piece_bytes;
+      sm90::bulk_store_async(to + offset, source + stage + offset, manner.piece_bytes);
     }
     sm90::bulk_commit_group();
-    if (waits) {
+    if (manner.waits) {
       sm90::bulk_wait_group_read();
     } else {
       sm90::bulk_wait_group_read<kTiles - 1>();
     }
     __syncwarp();
-    if (tile + 1 == tiles_each || (tiles_per_signal != 0 && (tile + 1) % tiles_per_signal == 0)) {
+    if (tile + 1 == tiles_each || (tile + 1) % manner.tiles_per_signal == 0) {
       sm90::bulk_wait_group();
       __syncwarp();
       if (threadIdx.x % 32 == 0) {
@@ -131,34 +131,43 @@ double rate(std::vector<Side*>& sides, uint32_t senders, F run) {
   return rates[kRepeats / 2];
 }
 
+constexpr uint32_t tiles_each(uint32_t sms) {
+  return static_cast<uint32_t>(kBytes / kStageBytes / (sms * kStorers));
+}
+
 void put(Side& from, Side& to, uint32_t sms, const Manner& manner) {
-  const auto tiles_each = static_cast<uint32_t>(kBytes / kStageBytes / (sms * kStorers));
   put_tiles<<<sms, kStorers * 32, kSharedBytes, from.stream.get()>>>(
-      to.received.get(), to.counter.get(), tiles_each, manner.piece_bytes, manner.tiles_per_signal,
-      manner.waits);
+      to.received.get(), to.counter.get(), tiles_each(sms), manner);
   check_cuda(cudaGetLastError());
 }
 
-/// Whether what 16 SMs put last has arrived: every word says who wrote it.
-bool has_arrived(Side& from, Side& to) {
+/// Whether what 16 SMs put has arrived, and the signals: every word says who wrote it. A storer's
+/// stages repeat, so a tile could be the one four before it.
+bool has_arrived(Side& from, Side& to, const Manner& manner) {
   constexpr uint32_t kSms = 16;
   check_cuda(cudaSetDevice(to.device));
   check_cuda(cudaMemset(to.received.get(), 0xff, kBytes));
+  check_cuda(cudaMemset(to.counter.get(), 0, sizeof(uint32_t)));
   check_cuda(cudaDeviceSynchronize());
   check_cuda(cudaSetDevice(from.device));
-  put(from, to, kSms, {"", kStageBytes, kTiles, false});
+  put(from, to, kSms, manner);
   check_cuda(cudaDeviceSynchronize());
   check_cuda(cudaSetDevice(to.device));
+  const uint32_t signals = kSms * kStorers * ceil_div(tiles_each(kSms), manner.tiles_per_signal);
+  if (to.counter.read()[0] != signals) {
+    std::printf("FAIL: %s: %u signals, expected %u\n", manner.name, to.counter.read()[0], signals);
+    return false;
+  }
   const std::vector<std::byte> bytes = to.received.read();
   const auto* const words = reinterpret_cast<const uint32_t*>(bytes.data());
-  for (uint32_t tile = 0; tile < kBytes / kStageBytes / (kSms * kStorers); ++tile) {
+  for (uint32_t tile = 0; tile < tiles_each(kSms); ++tile) {
     for (uint32_t storer = 0; storer < kSms * kStorers; ++storer) {
       const uint64_t first =
           place_of(storer / kStorers, kSms, storer % kStorers, tile) / sizeof(uint32_t);
       for (uint32_t i = 0; i < kWords; ++i) {
         if (words[first + i] != word_of(storer, tile % kTiles * kWords + i)) {
-          std::printf("FAIL: tile %u of storer %u, word %u is %08x\n", tile, storer, i,
-                      words[first + i]);
+          std::printf("FAIL: %s: tile %u of storer %u, word %u is %08x\n", manner.name, tile,
+                      storer, i, words[first + i]);
           return false;
         }
       }
@@ -168,12 +177,6 @@ bool has_arrived(Side& from, Side& to) {
 }
 
 int run() {
-  int devices = 0;
-  check_cuda(cudaGetDeviceCount(&devices));
-  if (devices < 2) {
-    std::printf("bench_puts: skipped: there is one GPU\n");
-    return testing::kSkipCode;
-  }
   check_cuda(cudaSetDevice(0));
   cuda::open_devices(2);
   check_cuda(cudaSetDevice(0));
@@ -187,14 +190,14 @@ int run() {
   };
   const std::array<double, 2> copied{rate(sides, 1, copy), rate(sides, 2, copy)};
   std::printf("copy engines: %.0f GB/s one way, %.0f each way at once\n", copied[0], copied[1]);
-  if (!has_arrived(first, second)) {
-    return 1;
-  }
   for (const Manner& manner :
-       {Manner{"8 KB tiles, 4 at once", kStageBytes, 0, false},
-        Manner{"8 KB tiles", kStageBytes, 0, true},
+       {Manner{"8 KB tiles, 4 at once", kStageBytes, kManyTiles, false},
+        Manner{"8 KB tiles", kStageBytes, kManyTiles, true},
         Manner{"8 KB tiles, a signal after 4", kStageBytes, kTiles, true},
         Manner{"rows of 128 bytes, a signal after 4 tiles", 128, kTiles, true}}) {
+    if (!has_arrived(first, second, manner) || !has_arrived(second, first, manner)) {
+      return 1;
+    }
     for (const uint32_t sms : {1U, 2U, 4U, 8U, 16U, 32U, 64U, 128U}) {
       const auto run = [&](Side& from, Side& to) { put(from, to, sms, manner); };
       const std::array<double, 2> seen{rate(sides, 1, run), rate(sides, 2, run)};
@@ -209,6 +212,6 @@ int run() {
 }  // namespace terrazzo
 
 int main() {
-  terrazzo::testing::require_gpu();
+  terrazzo::testing::require_gpu(2);
   return terrazzo::run();
 }

@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -88,10 +89,10 @@ Work work_of(const StepKind& step, const ModelShape& shape) {
 /// that a whole step left.
 class Activations {
  public:
-  Activations(cuda::CudaMachine& machine, uint32_t rank) {
+  explicit Activations(cuda::CudaMachine& machine) {
     for (const Buffer buffer : kBuffers) {
       bytes_.emplace_back(machine.layout().size(buffer));
-      machine.read(buffer, 0, bytes_.back().data(), bytes_.back().size(), rank);
+      machine.read(buffer, 0, bytes_.back().data(), bytes_.back().size());
     }
   }
   void write_to(cuda::CudaMachine& machine) const {
@@ -113,9 +114,8 @@ class Bench {
   Bench(const Options& options, bool is_alone)
       : options_(options),
         machine_(llama_70b(options), limits_for(options.steps),
-                 {.trace_events = options.trace.empty() ? 0 : kTraceEvents, .is_alone = is_alone}),
-        num_ranks_(is_alone ? 1 : options.gpus) {
-    for (uint32_t rank = 0; rank < num_ranks_; ++rank) {
+                 {.trace_events = options.trace.empty() ? 0 : kTraceEvents, .is_alone = is_alone}) {
+    for (uint32_t rank = 0; rank < (is_alone ? 1 : options.gpus); ++rank) {
       machine_.use_device_of(rank);
       const cuda::DeviceMemory values = cuda::random_block(1.0F, 2);
       machine_.weights(rank).fill(cuda::random_block(0.03F, 1), values);
@@ -123,15 +123,13 @@ class Bench {
     }
   }
 
-  /// Milliseconds of a step on all GPUs, and what it leaves on each.
+  /// Milliseconds of a step on all GPUs, and what it leaves on the first.
   double time_whole(const StepKind& kind, std::vector<Activations>& left) {
     const double ms = time(lowered(kind), options_.trace);
-    for (uint32_t rank = 0; rank < num_ranks_; ++rank) {
-      left.emplace_back(machine_, rank);
-    }
+    left.emplace_back(machine_);
     return ms;
   }
-  /// Of the first GPU's share of it; `activations` may be null.
+  /// Of the first rank's share of it; `activations` may be null.
   double time_share(const StepKind& kind, const Activations* activations) {
     if (activations != nullptr) {
       activations->write_to(machine_);
@@ -159,7 +157,6 @@ class Bench {
 
   const Options& options_;
   cuda::CudaMachine machine_;
-  uint32_t num_ranks_;
 };
 
 void print(const Options& options, const StepKind& kind, const std::vector<double>& shares_ms,
@@ -185,12 +182,12 @@ void print(const Options& options, const StepKind& kind, const std::vector<doubl
 void run(const Options& options) {
   const size_t num_steps = options.steps.size();
   std::vector<double> whole_ms(num_steps);
-  std::vector<std::vector<Activations>> left(num_steps);  // on each rank
+  std::vector<Activations> left;  // by each step, on the first rank
   if (options.real) {
     cuda::check_cuda(cudaSetDevice(0));
     Bench bench(options, /*is_alone=*/false);
     for (size_t i = 0; i < num_steps; ++i) {
-      whole_ms[i] = bench.time_whole(options.steps[i], left[i]);
+      whole_ms[i] = bench.time_whole(options.steps[i], left);
     }
   }
   std::vector<std::vector<double>> shares_ms(num_steps);  // of each device
@@ -198,8 +195,7 @@ void run(const Options& options) {
     cuda::check_cuda(cudaSetDevice(static_cast<int>(device)));
     Bench bench(options, /*is_alone=*/true);
     for (size_t i = 0; i < num_steps; ++i) {
-      shares_ms[i].push_back(
-          bench.time_share(options.steps[i], options.real ? &left[i][0] : nullptr));
+      shares_ms[i].push_back(bench.time_share(options.steps[i], options.real ? &left[i] : nullptr));
     }
   }
   for (size_t i = 0; i < num_steps; ++i) {
@@ -213,8 +209,8 @@ void run(const Options& options) {
 int main(int argc, char** argv) {
   using namespace terrazzo;
   using terrazzo::testing::value_of;
-  terrazzo::testing::require_gpu();
   Options options;
+  bool is_good = true;
   for (int i = 1; i < argc; ++i) {
     StepKind kind;
     if (const char* layers = value_of(argv[i], "layers")) {
@@ -223,6 +219,7 @@ int main(int argc, char** argv) {
       options.gpus = static_cast<uint32_t>(std::atoi(gpus));
     } else if (const char* o = value_of(argv[i], "o")) {
       options.o_sharded = std::strcmp(o, "sharded") == 0;
+      is_good &= options.o_sharded || std::strcmp(o, "replicated") == 0;
     } else if (const char* order = value_of(argv[i], "order")) {
       options.order = weave_plan_of(order);
     } else if (const char* trace = value_of(argv[i], "trace")) {
@@ -232,12 +229,16 @@ int main(int argc, char** argv) {
     } else if (parse_step(argv[i], kind)) {
       options.steps.push_back(kind);
     } else {
-      std::fprintf(stderr,
-                   "bench_share: %s: expected an option or d64x512, p8x1024, 512@511,2x512@0\n",
-                   argv[i]);
-      return 2;
+      is_good = false;
     }
   }
+  if (!is_good || options.steps.empty() || options.gpus == 0 || options.layers == 0) {
+    std::fprintf(stderr,
+                 "bench_share: expected [gpus=2] [real] [layers=4] [o=replicated|sharded] "
+                 "[order=SPEC] [trace=FILE] and steps: d64x512, p8x1024, 512@511,2x512@0\n");
+    return 2;
+  }
+  terrazzo::testing::require_gpu(options.real ? static_cast<int>(options.gpus) : 1);
   run(options);
   return 0;
 }

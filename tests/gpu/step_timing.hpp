@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "machine/cuda/cuda_machine.hpp"
+#include "machine/cuda/handles.hpp"
 #include "machine/cuda/random_fill.hpp"
 #include "simulate/step_archive.hpp"
+#include "terrazzo/core/isa.hpp"
 
 namespace terrazzo::testing {
 

@@ -2,8 +2,8 @@
 // the same degree; equal bits under random delays; signals that never come.
 //
 // test_ranks [seed] [repeats of each step] [degree, or 0 for all] [real] [small]
-// test_ranks illegal [real]    loses a GPU; the first form runs this one as a process of its own
-// real: every rank has a GPU of its own; degrees that there are no GPUs for are left out.
+// test_ranks illegal VICTIM [real]    loses a GPU; the first form runs this one as processes of
+// their own real: every rank has a GPU of its own; degrees that there are no GPUs for are left out.
 // small: tiny models, few steps and no faults, for runs without a GPU or under a sanitizer.
 #include <chrono>
 #include <cstdio>
@@ -194,10 +194,9 @@ int test_faults(const ModelShape& shape, const Options& options) {
 
 /// An instruction of one rank reads far behind its heap. Ends with 0 if the errors say all, and the
 /// other ranks did not wait for longer than the watchdog lets them.
-int run_illegal(bool real) {
+int run_illegal(uint32_t victim, bool real) {
   constexpr uint64_t kLimitNs = 1'000'000'000;
   const uint32_t world = real ? 2 : 4;
-  const uint32_t victim = world / 2;
   const std::string lost = "gpu " + std::to_string(real ? victim : 0) + ": [cuda] ";
   const std::string claimed = "gpu " + std::to_string(victim) + " sm ";
   Random random(1);
@@ -239,12 +238,18 @@ int run_illegal(bool real) {
   std::_Exit(good ? 0 : 1);  // nothing of the GPU can be given back in order
 }
 
-/// In a process of its own, which loses its GPU.
+/// In processes of their own, which lose their GPUs.
 int test_illegal(const std::string& program, bool real) {
-  const std::string command = program + (real ? " illegal real" : " illegal") + " > /dev/null";
-  const int status = std::system(command.c_str());
-  std::printf("%s an illegal access in a process of its own\n", status == 0 ? "pass" : "FAIL");
-  return status == 0 ? 0 : 1;
+  int failures = 0;
+  for (const char* const victim : {"0", "1"}) {
+    const std::string command =
+        program + " illegal " + victim + (real ? " real" : "") + " > /dev/null";
+    const int status = std::system(command.c_str());
+    std::printf("%s an illegal access of rank %s in a process of its own\n",
+                status == 0 ? "pass" : "FAIL", victim);
+    failures += status == 0 ? 0 : 1;
+  }
+  return failures;
 }
 
 int run(int failures, const Options& options) {
@@ -283,11 +288,16 @@ int run(int failures, const Options& options) {
 }  // namespace terrazzo
 
 int main(int argc, char** argv) {
-  terrazzo::testing::require_gpu();
-  if (argc > 1 && std::string(argv[1]) == "illegal") {
-    return terrazzo::run_illegal(argc > 2);
-  }
   terrazzo::Options options;
+  for (int i = 2; i < argc; ++i) {
+    const std::string word = argv[i];
+    options.real |= word == "real";
+    options.small |= word == "small";
+  }
+  terrazzo::testing::require_gpu(options.real ? 2 : 1);
+  if (argc > 2 && std::string(argv[1]) == "illegal") {
+    return terrazzo::run_illegal(static_cast<uint32_t>(std::atoi(argv[2])), options.real);
+  }
   if (argc > 1) {
     options.seed = std::strtoull(argv[1], nullptr, 10);
   }
@@ -296,11 +306,6 @@ int main(int argc, char** argv) {
   }
   if (argc > 3) {
     options.degree = static_cast<uint32_t>(std::strtoul(argv[3], nullptr, 10));
-  }
-  for (int i = 4; i < argc; ++i) {
-    const std::string word = argv[i];
-    options.real |= word == "real";
-    options.small |= word == "small";
   }
   const bool loses_gpu = !options.small;
   return terrazzo::run(loses_gpu ? terrazzo::test_illegal(argv[0], options.real) : 0, options);

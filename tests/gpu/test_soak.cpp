@@ -378,7 +378,6 @@ int run(const Options& options) {
 }  // namespace terrazzo
 
 int main(int argc, char** argv) {
-  terrazzo::testing::require_gpu();
   terrazzo::Options options;
   if (argc > 1) {
     options.seed = std::strtoull(argv[1], nullptr, 10);
@@ -395,5 +394,6 @@ int main(int argc, char** argv) {
     options.small |= word == "small";
     options.plant |= word == "plant";
   }
+  terrazzo::testing::require_gpu(options.real ? 2 : 1);
   return terrazzo::run(options);
 }

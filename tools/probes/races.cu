@@ -132,9 +132,10 @@ int run(const std::string& mode) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
+  const std::string mode = argc == 2 ? argv[1] : "";
+  if (mode != "bulk" && mode != "plain" && mode != "block") {
     std::printf("races bulk|plain|block\n");
     return 2;
   }
-  return run(argv[1]);
+  return run(mode);
 }

@@ -44,7 +44,9 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         help="instead of running a step: a .events file of an archive that bench_step wrote",
     )
     group = parser.add_argument_group("simulated GPUs (no weights are needed)")
-    group.add_argument("--simulate", metavar="DEVICE", help="a known device (h100, h200) or a cost file")
+    group.add_argument(
+        "--simulate", metavar="DEVICE", help="a known device (h100, h200) or a cost file"
+    )
     group.add_argument("--shape", default="llama-3.1-8b", metavar="NAME", help="[llama-3.1-8b]")
     group.add_argument(
         "--order",

@@ -116,7 +116,9 @@ class StepErrors {
     std::string text = of_gpu(named.gpu, named.error).what();
     for (const Error& other : errors_) {
       if (&other != &named) {
-        text += "; gpu " + std::to_string(other.gpu) + " too, further on in the step";
+        const bool ahead = other.slot->furthest_behind() > named.slot->furthest_behind();
+        text += "; gpu " + std::to_string(other.gpu) + " too" +
+                (ahead ? ", further on in the step" : "");
       }
     }
     const std::string last = named.slot->last_instructions();
@@ -290,6 +292,16 @@ void CudaMachine::clear_other_bank() {
   all_clear_->record(devices_[0]->copies());
 }
 
+const StepSlot& CudaMachine::last_begun(const DeviceRanks& device) const {
+  for (uint32_t back = 0; back < kNumSlots; ++back) {
+    const StepSlot& slot = device.slot((slot_ + kNumSlots - back) % kNumSlots);
+    if (slot.furthest_behind().begun) {
+      return slot;
+    }
+  }
+  return device.slot(slot_);
+}
+
 void CudaMachine::wait_until_ended(uint32_t slot) const {
   // All of them, also after an error: a GPU whose peer is lost ends by its own watchdog, or is lost
   // with it.
@@ -299,7 +311,7 @@ void CudaMachine::wait_until_ended(uint32_t slot) const {
       devices_[i]->use();
       devices_[i]->slot(slot).ended.wait();
     } catch (const MachineError& error) {
-      errors.add(i, error, devices_[i]->slot(slot));
+      errors.add(i, error, last_begun(*devices_[i]));
     }
   }
   if (!errors.empty()) {

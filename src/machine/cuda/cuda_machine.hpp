@@ -101,6 +101,8 @@ class CudaMachine {
   std::vector<RankParams> params_of(const DeviceRanks& device) const;
   void launch_all();
   void clear_other_bank();
+  /// The step that a device was in when it was lost: of those in flight the last that has claims.
+  const StepSlot& last_begun(const DeviceRanks& device) const;
   void drain() const;
   void recover();
 

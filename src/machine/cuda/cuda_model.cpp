@@ -223,11 +223,12 @@ uint64_t CudaModel::submit(const StepRequest& request, const WeavePlan& order) {
   lower_into(parts.step, request, shape_, limits_, {parts.machine.num_sms(), order});
   const size_t rows = parts.step.logit_rows.size();
   parts.num_sampled = 0;  // a launch that fails leaves nothing that a placeholder may stand for
-  const uint32_t slot = parts.machine.upload(parts.step);
+  uint32_t slot = 0;
   try {
+    slot = parts.machine.upload(parts.step);
     parts.machine.launch(/*fetch=*/true);
-  } catch (...) {
-    parts.in_flight.clear();
+  } catch (const MachineError&) {
+    parts.in_flight.clear();  // void, as what they ran on
     throw;
   }
   parts.num_sampled = rows;

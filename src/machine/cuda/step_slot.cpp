@@ -63,12 +63,17 @@ std::string StepSlot::last_instructions() const {
   return out.str();
 }
 
-uint32_t StepSlot::furthest_behind() const {
-  uint32_t least = ~0U;
+StepProgress StepSlot::furthest_behind() const {
+  StepProgress least;
   for (uint32_t i = 0; i < host_programs_.size(); ++i) {
+    const uint32_t queue = host_programs_[i].queue_size();
     for (uint32_t sm = 0; sm < num_sms_; ++sm) {
       const uint32_t position = last_claims(i)[sm];
-      least = position < host_programs_[i].queue_size() ? std::min(least, position) : least;
+      if (position < queue) {
+        const StepProgress seen{true, place_of(host_programs_[i], position).layer,
+                                static_cast<double>(position) / queue};
+        least = least.begun ? std::min(least, seen) : seen;
+      }
     }
   }
   return least;

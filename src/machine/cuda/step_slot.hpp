@@ -2,6 +2,7 @@
 // in pinned memory and on the device, and what comes back from it.
 #pragma once
 
+#include <compare>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,15 @@ namespace terrazzo::cuda {
 struct UploadedStep {
   StepTables tables;
   ProgramView program;
+};
+
+/// How far an SM has come. Queues of ranks are not of equal length, their layers are the same.
+struct StepProgress {
+  bool begun = false;  // has claimed an instruction
+  int32_t layer = 0;   // of it
+  double share = 0;    // of its rank's queue
+
+  auto operator<=>(const StepProgress&) const = default;
 };
 
 class StepSlot {
@@ -45,8 +55,8 @@ class StepSlot {
   }
   /// The same in words, a line an SM that has claimed an instruction.
   std::string last_instructions() const;
-  /// The least of these positions; ~0 if there is none.
-  uint32_t furthest_behind() const;
+  /// The least advanced of these.
+  StepProgress furthest_behind() const;
 
   Event uploaded;
   Event begun{cudaEventDefault};
