@@ -1,6 +1,7 @@
 #include "lower/lower.hpp"
 
 #include <algorithm>
+#include <initializer_list>
 #include <vector>
 
 #include "lower/attention_plan.hpp"
@@ -51,39 +52,50 @@ class Lowering {
         num_sms_(options.num_sms),
         attention_(attention),
         counters_(step.counters),
-        row_blocks_(ceil_div(num_rows(), kRowBlock)),
-        compact_blocks_(ceil_div(num_compact_rows(), kRowBlock)),
+        num_rows_(static_cast<uint32_t>(step.rows.size())),
+        num_compact_rows_(static_cast<uint32_t>(step.logit_rows.size())),
+        row_blocks_(ceil_div(num_rows_, kRowBlock)),
+        compact_blocks_(ceil_div(num_compact_rows_, kRowBlock)),
         emitter_(step, shape.world),
         sampled_readers_(sampled_readers(step, compact_blocks_)) {}
 
   void run() {
-    for (gpu_ = 0; gpu_ < shape_.world; ++gpu_) {
-      emitter_.select(gpu_, Segment::kPrologue);
-      embed();
-      emitter_.select(gpu_, Segment::kBody);
-      qkv();
-      attention();
-      merges();
-      o();
-      gate_up();
-      down();
-      emitter_.select(gpu_, Segment::kEpilogue);
-      gather();
-      lm_head();
-      sample();
-      step_end();
+    on_all(Segment::kPrologue, {&Lowering::embed});
+    on_all(Segment::kBody, {&Lowering::qkv, &Lowering::attention, &Lowering::merges});
+    if (shape_.o_sharded) {
+      on_all(Segment::kBody, {&Lowering::partial_o, &Lowering::reduce_o});
+    } else {
+      on_all(Segment::kBody, {&Lowering::o});
     }
-    emitter_.set_targets();
+    on_all(Segment::kBody, {&Lowering::gate_up});
+    if (shape_.world > 1) {
+      on_all(Segment::kBody, {&Lowering::partial_down, &Lowering::reduce_down});
+    } else {
+      on_all(Segment::kBody, {&Lowering::down});
+    }
+    on_all(Segment::kEpilogue,
+           {&Lowering::gather, &Lowering::lm_head, &Lowering::sample, &Lowering::step_end});
+    emitter_.check_targets();
   }
 
+  uint32_t num_brief() const { return emitter_.num_brief(); }
+
  private:
-  uint32_t num_rows() const { return static_cast<uint32_t>(step_.rows.size()); }
-  uint32_t num_compact_rows() const { return static_cast<uint32_t>(step_.logit_rows.size()); }
+  /// Each phase of all GPUs before the next phase of any, so that waits find complete sums.
+  void on_all(Segment segment, std::initializer_list<void (Lowering::*)()> phases) {
+    for (const auto phase : phases) {
+      for (gpu_ = 0; gpu_ < shape_.world; ++gpu_) {
+        emitter_.select(gpu_, segment);
+        (this->*phase)();
+      }
+    }
+  }
+
   uint32_t rows_of(uint32_t block) const {
-    return std::min(num_rows() - block * kRowBlock, kRowBlock);
+    return std::min(num_rows_ - block * kRowBlock, kRowBlock);
   }
   uint32_t compact_rows_of(uint32_t block) const {
-    return std::min(num_compact_rows() - block * kRowBlock, kRowBlock);
+    return std::min(num_compact_rows_ - block * kRowBlock, kRowBlock);
   }
   uint32_t at_owner(uint32_t block) const { return 1u << shape_.owner(block); }
   /// Where attention results of a row block go.
@@ -99,7 +111,7 @@ class Lowering {
   }
 
   uint32_t tile_panels(uint32_t panels, uint32_t blocks, uint32_t least) const {
-    return choose_tile_panels(panels, blocks, least, num_sms_, num_rows() <= kSmallRows);
+    return choose_tile_panels(panels, blocks, least, num_sms_, num_rows_ <= kSmallRows);
   }
 
   /// Calls body(first panel, panels) for the hidden columns, up to 256 at a time.
@@ -222,13 +234,12 @@ class Lowering {
   }
 
   void o() {
-    if (shape_.o_sharded) {
-      project_partial(Opcode::kOPartial, kAttn, shape_.attention_panels(), kPartO);
-      reduce(Opcode::kReduceO, kPartO, previous(kX, 0), kX1);
-    } else {
-      project(Opcode::kOProjResidual, kAttn, shape_.attention_panels(), previous(kX, 0), kX1);
-    }
+    project(Opcode::kOProjResidual, kAttn, shape_.attention_panels(), previous(kX, 0), kX1);
   }
+  void partial_o() {
+    project_partial(Opcode::kOPartial, kAttn, shape_.attention_panels(), kPartO);
+  }
+  void reduce_o() { reduce(Opcode::kReduceO, kPartO, previous(kX, 0), kX1); }
 
   void gate_up() {
     const uint32_t total = shape_.gate_up_panels();
@@ -242,13 +253,12 @@ class Lowering {
   }
 
   void down() {
-    if (shape_.world > 1) {
-      project_partial(Opcode::kDownPartial, kAct, shape_.act_panels(), kPart);
-      reduce(Opcode::kReduceResidual, kPart, counter(kX1, 0), kX);
-    } else {
-      project(Opcode::kDownResidual, kAct, shape_.act_panels(), counter(kX1, 0), kX);
-    }
+    project(Opcode::kDownResidual, kAct, shape_.act_panels(), counter(kX1, 0), kX);
   }
+  void partial_down() {
+    project_partial(Opcode::kDownPartial, kAct, shape_.act_panels(), kPart);
+  }
+  void reduce_down() { reduce(Opcode::kReduceResidual, kPart, counter(kX1, 0), kX); }
 
   /// O, or down, of this GPU's own rows. `residual`: counter of the first block of what is added.
   void project(Opcode opcode, CounterFamily input, uint32_t k_panels, int32_t residual,
@@ -352,6 +362,8 @@ class Lowering {
   uint32_t num_sms_;
   const AttentionPlan& attention_;
   const CounterMap& counters_;
+  uint32_t num_rows_;
+  uint32_t num_compact_rows_;
   uint32_t row_blocks_;
   uint32_t compact_blocks_;
   Emitter emitter_;
@@ -383,9 +395,13 @@ void lower_into(LoweredStep& step, const StepRequest& request, const ModelShape&
   step.counters = CounterMap(
       ceil_div(static_cast<uint32_t>(step.rows.size()), kRowBlock), shape.local_kv_heads(),
       ceil_div(static_cast<uint32_t>(step.logit_rows.size()), kRowBlock), attention.num_merges);
-  Lowering(step, shape, options, attention).run();
+  Lowering lowering(step, shape, options, attention);
+  lowering.run();
   weave(step, options.weave);
-  mark_brief_runs(step);
+  // Weaving repeats none of them in a segment.
+  if (lowering.num_brief() > kBriefRunLength) {
+    mark_brief_runs(step);
+  }
 }
 
 LoweredStep lower(const StepRequest& request, const ModelShape& shape, const StepLimits& limits,
