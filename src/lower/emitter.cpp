@@ -47,7 +47,7 @@ void Emitter::check_targets() const {
   }
 }
 
-void Emitter::fail_unequal(const Instruction& instruction, uint32_t seen, uint32_t expected) {
+void Emitter::fail_unequal(const Instruction& instruction, uint32_t expected, uint32_t seen) {
   fail("lower", opcode_name(instruction.opcode),
        ": expected equal sums above 0 in a run of counters, got ", expected, " and ", seen);
 }

@@ -14,9 +14,22 @@
 
 namespace terrazzo {
 
+/// An instruction that is being written; lives until the next `emit`.
+class Emitted {
+ public:
+  explicit Emitted(Instruction& instruction) : instruction_(instruction) {}
+  Operands& args() const { return instruction_.args; }
+
+ private:
+  friend class Emitter;
+  Instruction& instruction_;
+  uint32_t num_waits_ = 0;
+  uint32_t num_signals_ = 0;
+};
+
 /// Inline, as a step has some ten thousand instructions. They are to be emitted in an order in
-/// which they could run: all that signal a counter, on every GPU and in every segment, before those
-/// that wait for it. Then each wait finds its target in the sums, and programs are written once.
+/// which they could run: all that signal a counter, on every GPU, before those that wait for it.
+/// Then each wait finds its target in the sums, and programs are written once.
 class Emitter {
  public:
   /// Clears the programs; their storage is reused.
@@ -24,47 +37,45 @@ class Emitter {
 
   void select(uint32_t gpu, Segment segment);
 
-  /// Appends an instruction to the selected segment; the reference lives until the next `emit`.
-  Instruction& emit(Opcode opcode, uint8_t flags = 0) {
+  /// Appends an instruction to the selected segment.
+  Emitted emit(Opcode opcode, uint8_t flags = 0) {
     num_brief_ += is_brief(opcode) ? 1 : 0;
     program_->push_back(kBlank);
     Instruction& instruction = program_->back();
     instruction.opcode = opcode;
     instruction.flags = flags;
-    return instruction;
+    return Emitted(instruction);
   }
 
   /// For counters [first, first + count), negative ones of the block before. The target is the sum
-  /// of their signals; throws `Error` where these differ.
-  void wait(Instruction& instruction, int32_t first, uint32_t count = 1) {
-    for (Wait& wait : instruction.waits) {
-      if (wait.count == 0) {
-        const uint32_t target = sums_here_[first].signalled;
-        for (uint32_t i = 0; i < count; ++i) {
-          take(instruction, sums_here_[first + static_cast<int32_t>(i)], target);
-        }
-        wait = {first, static_cast<uint16_t>(count), 0, target};
-        return;
-      }
+  /// of their signals; throws `Error` where these differ, or are none.
+  void wait(Emitted& emitted, int32_t first, uint32_t count = 1) {
+    if (emitted.num_waits_ == kNumWaits) [[unlikely]] {
+      fail_full(emitted.instruction_, "waits");
     }
-    fail_full(instruction, "waits");
+    const uint32_t target = sums_here_[first].signalled;
+    for (uint32_t i = 0; i < count; ++i) {
+      Sum& sum = sums_here_[first + static_cast<int32_t>(i)];
+      if (sum.signalled != target || target == 0) [[unlikely]] {
+        fail_unequal(emitted.instruction_, target, sum.signalled);
+      }
+      sum.waited_for = target;
+    }
+    emitted.instruction_.waits[emitted.num_waits_++] = {first, static_cast<uint16_t>(count), 0,
+                                                        target};
   }
 
   /// Adds `increment` by each storer to one counter on every GPU of the mask.
-  void signal(Instruction& instruction, int32_t counter, uint32_t increment, uint32_t gpus) {
-    for (uint32_t left = gpus; left != 0; left &= left - 1) {
-      sum(static_cast<uint32_t>(std::countr_zero(left)), segment_, counter).signalled +=
-          kNumConsumers * increment;  // one storer each
-    }
-    for (Signal& signal : instruction.signals) {
-      if (signal.count == 0 && increment != 0) {
-        const uint32_t part = std::min(increment, kMaxIncrement);
-        signal = {counter, 1, static_cast<uint8_t>(part), static_cast<uint8_t>(gpus)};
-        increment -= part;
+  void signal(Emitted& emitted, int32_t counter, uint32_t increment, uint32_t gpus) {
+    add(counter, kNumConsumers * increment, gpus);  // one storer each
+    while (increment != 0) {
+      if (emitted.num_signals_ == kNumSignals) [[unlikely]] {
+        fail_full(emitted.instruction_, "signals of at most 255");
       }
-    }
-    if (increment != 0) [[unlikely]] {
-      fail_full(instruction, "signals of at most 255");
+      const uint32_t part = std::min(increment, kMaxIncrement);
+      emitted.instruction_.signals[emitted.num_signals_++] = {
+          counter, 1, static_cast<uint8_t>(part), static_cast<uint8_t>(gpus)};
+      increment -= part;
     }
   }
 
@@ -88,15 +99,18 @@ class Emitter {
     uint32_t waited_for = 0;  // the target of its waits; 0: none
   };
 
-  /// Notes a wait for one counter.
-  static void take(const Instruction& instruction, Sum& sum, uint32_t target) {
-    if (sum.signalled != target || target == 0) [[unlikely]] {
-      fail_unequal(instruction, sum.signalled, target);
+  void add(int32_t counter, uint32_t value, uint32_t gpus) {
+    if (gpus == own()) {
+      sums_here_[counter].signalled += value;
+      return;
     }
-    sum.waited_for = target;
+    for (uint32_t left = gpus; left != 0; left &= left - 1) {
+      sum(static_cast<uint32_t>(std::countr_zero(left)), segment_, counter).signalled += value;
+    }
   }
-  [[noreturn]] static void fail_unequal(const Instruction& instruction, uint32_t seen,
-                                        uint32_t expected);
+
+  [[noreturn]] static void fail_unequal(const Instruction& instruction, uint32_t expected,
+                                        uint32_t seen);
   [[noreturn]] static void fail_full(const Instruction& instruction, const char* what);
 
   Sum& sum(uint32_t gpu, Segment segment, int32_t counter) {

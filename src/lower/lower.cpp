@@ -97,7 +97,9 @@ class Lowering {
   uint32_t compact_rows_of(uint32_t block) const {
     return std::min(num_compact_rows_ - block * kRowBlock, kRowBlock);
   }
-  uint32_t at_owner(uint32_t block) const { return 1u << shape_.owner(block); }
+  uint32_t at_owner(uint32_t block) const {
+    return shape_.world == 1 ? 1 : 1u << shape_.owner(block);  // most often without the division
+  }
   /// Where attention results of a row block go.
   uint32_t at_attention(uint32_t block) const { return 1u << shape_.attention_gpu(gpu_, block); }
   uint32_t owned_blocks() const {
@@ -122,18 +124,18 @@ class Lowering {
     }
   }
 
-  Instruction& emit_gemm(Opcode opcode, uint32_t block, uint32_t rows, uint32_t panel,
-                         uint32_t panels, uint32_t k_panels) {
-    Instruction& instruction = emitter_.emit(opcode, rows <= kSmallRows ? kSmallTokens : 0);
-    instruction.args.gemm = {block, rows, panel, panels, k_panels};
+  Emitted emit_gemm(Opcode opcode, uint32_t block, uint32_t rows, uint32_t panel, uint32_t panels,
+                    uint32_t k_panels) {
+    Emitted instruction = emitter_.emit(opcode, rows <= kSmallRows ? kSmallTokens : 0);
+    instruction.args().gemm = {block, rows, panel, panels, k_panels};
     return instruction;
   }
 
   void embed() {
     for (uint32_t block = 0; block < row_blocks_; ++block) {
       for_each_panels([&](uint32_t panel, uint32_t panels) {
-        Instruction& instruction = emitter_.emit(Opcode::kEmbed);
-        instruction.args.embed = {block, rows_of(block), panel, panels};
+        Emitted instruction = emitter_.emit(Opcode::kEmbed);
+        instruction.args().embed = {block, rows_of(block), panel, panels};
         emitter_.signal(instruction, counter(kX, block), panels, emitter_.own());
       });
     }
@@ -145,9 +147,8 @@ class Lowering {
     const uint32_t tile = tile_panels(total, row_blocks_, 1);
     for_each_tile({row_blocks_, total, tile, 0, wave_beside_peers(row_blocks_, shape_.world)},
                   [&](uint32_t block, uint32_t panel, uint32_t panels) {
-                    Instruction& instruction =
-                        emit_gemm(Opcode::kQkvRopeAppend, block, rows_of(block), panel, panels,
-                                  shape_.hidden_panels());
+                    Emitted instruction = emit_gemm(Opcode::kQkvRopeAppend, block, rows_of(block),
+                                                    panel, panels, shape_.hidden_panels());
                     emitter_.wait(instruction, previous(kX, block));
                     const uint32_t end = panel + panels;
                     for (uint32_t begin = panel; begin < end;) {
@@ -189,8 +190,8 @@ class Lowering {
       for (uint32_t head = 0; head < shape_.local_heads(); ++head) {
         const uint32_t kv_head = head / shape_.group();
         const RowInfo& first = step_.rows[unit.row];
-        Instruction& instruction = emitter_.emit(Opcode::kAttendPrefill);
-        instruction.args.attend_prefill = {
+        Emitted instruction = emitter_.emit(Opcode::kAttendPrefill);
+        instruction.args().attend_prefill = {
             block,          unit.row % kRowBlock,   unit.rows, kv_head, head,
             first.position, first.page_table_offset};
         emitter_.wait(instruction, counters_.kv(kv_head, unit.first_block),
@@ -201,15 +202,15 @@ class Lowering {
     }
     for (uint32_t kv_head = 0; kv_head < shape_.local_kv_heads(); ++kv_head) {
       const bool whole = unit.split_row == kNotSplit;
-      Instruction& instruction = emitter_.emit(Opcode::kAttendDecode, whole ? 0 : kPartial);
-      instruction.args.attend_decode = {unit.row,        unit.rows, kv_head,   unit.split_begin,
-                                        unit.num_splits, 0,         unit.pages};
+      Emitted instruction = emitter_.emit(Opcode::kAttendDecode, whole ? 0 : kPartial);
+      instruction.args().attend_decode = {unit.row,        unit.rows, kv_head,   unit.split_begin,
+                                          unit.num_splits, 0,         unit.pages};
       emitter_.wait(instruction, counters_.kv(kv_head, block));
       int32_t done = counter(kAttn, block);
       if (!whole) {
         const SplitRow& split = attention_.split_rows[unit.split_row];
         const uint32_t head = shape_.first_attention_kv_head(gpu_) + kv_head;
-        instruction.args.attend_decode.partial_slot =
+        instruction.args().attend_decode.partial_slot =
             split.first_slot + head * split.num_splits + unit.split_begin;
         done = counter(kMerge, split.first_merge + head);
       }
@@ -224,9 +225,9 @@ class Lowering {
         continue;
       }
       for (uint32_t head = 0; head < shape_.attention_kv_heads(); ++head) {
-        Instruction& instruction = emitter_.emit(Opcode::kAttendMerge);
-        instruction.args.attend_merge = {split.row, head, split.num_splits,
-                                         split.first_slot + head * split.num_splits};
+        Emitted instruction = emitter_.emit(Opcode::kAttendMerge);
+        instruction.args().attend_merge = {split.row, head, split.num_splits,
+                                           split.first_slot + head * split.num_splits};
         emitter_.wait(instruction, counter(kMerge, split.first_merge + head));
         emitter_.signal(instruction, counter(kAttn, block), 1, emitter_.own());
       }
@@ -236,28 +237,22 @@ class Lowering {
   void o() {
     project(Opcode::kOProjResidual, kAttn, shape_.attention_panels(), previous(kX, 0), kX1);
   }
-  void partial_o() {
-    project_partial(Opcode::kOPartial, kAttn, shape_.attention_panels(), kPartO);
-  }
+  void partial_o() { project_partial(Opcode::kOPartial, kAttn, shape_.attention_panels(), kPartO); }
   void reduce_o() { reduce(Opcode::kReduceO, kPartO, previous(kX, 0), kX1); }
 
   void gate_up() {
     const uint32_t total = shape_.gate_up_panels();
     const uint32_t tile = tile_panels(total, row_blocks_, 2);
     for_each_tile({row_blocks_, total, tile}, [&](uint32_t block, uint32_t panel, uint32_t panels) {
-      Instruction& instruction = emit_gemm(Opcode::kGateUpSilu, block, rows_of(block), panel,
-                                           panels, shape_.hidden_panels());
+      Emitted instruction = emit_gemm(Opcode::kGateUpSilu, block, rows_of(block), panel, panels,
+                                      shape_.hidden_panels());
       emitter_.wait(instruction, counter(kX1, block));
       emitter_.signal(instruction, counter(kAct, block), panels, emitter_.own());
     });
   }
 
-  void down() {
-    project(Opcode::kDownResidual, kAct, shape_.act_panels(), counter(kX1, 0), kX);
-  }
-  void partial_down() {
-    project_partial(Opcode::kDownPartial, kAct, shape_.act_panels(), kPart);
-  }
+  void down() { project(Opcode::kDownResidual, kAct, shape_.act_panels(), counter(kX1, 0), kX); }
+  void partial_down() { project_partial(Opcode::kDownPartial, kAct, shape_.act_panels(), kPart); }
   void reduce_down() { reduce(Opcode::kReduceResidual, kPart, counter(kX1, 0), kX); }
 
   /// O, or down, of this GPU's own rows. `residual`: counter of the first block of what is added.
@@ -265,14 +260,14 @@ class Lowering {
                CounterFamily output) {
     const uint32_t total = shape_.hidden_panels();
     const uint32_t tile = tile_panels(total, owned_blocks(), 1);
-    for_each_tile({owned_blocks(), total, tile}, [&](uint32_t own, uint32_t panel,
-                                                     uint32_t panels) {
-      const uint32_t block = own * shape_.world + gpu_;
-      Instruction& instruction = emit_gemm(opcode, block, rows_of(block), panel, panels, k_panels);
-      emitter_.wait(instruction, counter(input, block));
-      emitter_.wait(instruction, residual + static_cast<int32_t>(block));
-      emitter_.signal(instruction, counter(output, block), panels, emitter_.all());
-    });
+    for_each_tile(
+        {owned_blocks(), total, tile}, [&](uint32_t own, uint32_t panel, uint32_t panels) {
+          const uint32_t block = own * shape_.world + gpu_;
+          Emitted instruction = emit_gemm(opcode, block, rows_of(block), panel, panels, k_panels);
+          emitter_.wait(instruction, counter(input, block));
+          emitter_.wait(instruction, residual + static_cast<int32_t>(block));
+          emitter_.signal(instruction, counter(output, block), panels, emitter_.all());
+        });
   }
 
   /// This GPU's share of O, or of down, for all rows.
@@ -282,7 +277,7 @@ class Lowering {
     const uint32_t tile = tile_panels(total, row_blocks_, 1);
     for_each_tile({row_blocks_, total, tile, gpu_, wave_beside_peers(row_blocks_, shape_.world)},
                   [&](uint32_t block, uint32_t panel, uint32_t panels) {
-                    Instruction& instruction =
+                    Emitted instruction =
                         emit_gemm(opcode, block, rows_of(block), panel, panels, k_panels);
                     emitter_.wait(instruction, counter(input, block));
                     emitter_.signal(instruction, counter(output, block), panels, at_owner(block));
@@ -295,8 +290,8 @@ class Lowering {
     for_each_tile({owned_blocks(), total, kPanelsPerColTile},
                   [&](uint32_t own, uint32_t panel, uint32_t panels) {
                     const uint32_t block = own * shape_.world + gpu_;
-                    Instruction& instruction = emitter_.emit(opcode);
-                    instruction.args.reduce = {block, rows_of(block), panel, panels};
+                    Emitted instruction = emitter_.emit(opcode);
+                    instruction.args().reduce = {block, rows_of(block), panel, panels};
                     emitter_.wait(instruction, counter(input, block));
                     emitter_.wait(instruction, residual + static_cast<int32_t>(block));
                     emitter_.signal(instruction, counter(output, block), panels, emitter_.all());
@@ -310,8 +305,8 @@ class Lowering {
       const uint32_t first = logit_rows[0].row / kRowBlock;
       const uint32_t last = logit_rows[rows - 1].row / kRowBlock;
       for_each_panels([&](uint32_t panel, uint32_t panels) {
-        Instruction& instruction = emitter_.emit(Opcode::kGatherNorm);
-        instruction.args.gather = {block, rows, panel, panels};
+        Emitted instruction = emitter_.emit(Opcode::kGatherNorm);
+        instruction.args().gather = {block, rows, panel, panels};
         emitter_.wait(instruction, previous(kX, first), last - first + 1);
         emitter_.signal(instruction, counter(kXg, block), panels, emitter_.own());
       });
@@ -321,9 +316,8 @@ class Lowering {
   void lm_head() {
     for_each_tile({compact_blocks_, shape_.vocab_panels(), kPanelsPerColTile, gpu_},
                   [&](uint32_t block, uint32_t panel, uint32_t panels) {
-                    Instruction& instruction =
-                        emit_gemm(Opcode::kLmHead, block, compact_rows_of(block), panel, panels,
-                                  shape_.hidden_panels());
+                    Emitted instruction = emit_gemm(Opcode::kLmHead, block, compact_rows_of(block),
+                                                    panel, panels, shape_.hidden_panels());
                     emitter_.wait(instruction, counter(kXg, block));
                     emitter_.signal(instruction, counter(kCand, block), panels, at_owner(block));
                   });
@@ -338,8 +332,8 @@ class Lowering {
       for (uint32_t row = block * kRowBlock; row < end; row += kRowsPerSample) {
         const uint32_t increment = row + kRowsPerSample < end ? 1 : increments;
         increments -= increment;
-        Instruction& instruction = emitter_.emit(Opcode::kSample);
-        instruction.args.sample = {row, std::min(kRowsPerSample, end - row)};
+        Emitted instruction = emitter_.emit(Opcode::kSample);
+        instruction.args().sample = {row, std::min(kRowsPerSample, end - row)};
         emitter_.wait(instruction, counter(kCand, block));
         if (readers.count > 0) {
           emitter_.wait(instruction, previous(kX, readers.first), readers.count);
@@ -350,7 +344,7 @@ class Lowering {
   }
 
   void step_end() {
-    Instruction& instruction = emitter_.emit(Opcode::kStepEnd);
+    Emitted instruction = emitter_.emit(Opcode::kStepEnd);
     emitter_.wait(instruction, previous(kX, 0), row_blocks_);
     if (compact_blocks_ > 0) {
       emitter_.wait(instruction, counter(kSampled, 0), compact_blocks_);

@@ -6,18 +6,20 @@ namespace {
 void fill_rows(LoweredStep& step, const StepRequest& request) {
   step.rows.resize(request.token_ids.size());
   step.page_ids.assign(request.page_ids.begin(), request.page_ids.end());
-  uint32_t row = 0;
+  RowInfo* row = step.rows.data();
+  const uint32_t* const page_ids = step.page_ids.data();
+  const int32_t* token = request.token_ids.data();
   for (size_t s = 0; s < request.seq_lens.size(); ++s) {
     const auto table = static_cast<uint32_t>(request.page_indptr[s]);
     const auto length = static_cast<uint32_t>(request.seq_lens[s]);
-    for (uint32_t i = 0; i < length; ++i, ++row) {
+    for (uint32_t i = 0; i < length; ++i, ++row, ++token) {
       const uint32_t position = static_cast<uint32_t>(request.context_lens[s]) + i;
-      step.rows[row] = {.token = request.token_ids[row],
-                        .position = position,
-                        .append_page = step.page_ids[table + position / kPageTokens],
-                        .page_table_offset = table,
-                        .flags = length == 1 ? kDecodeRow : 0u,
-                        .reserved = {}};
+      *row = {.token = *token,
+              .position = position,
+              .append_page = page_ids[table + position / kPageTokens],
+              .page_table_offset = table,
+              .flags = length == 1 ? kDecodeRow : 0u,
+              .reserved = {}};
     }
   }
 }
