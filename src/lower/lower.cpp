@@ -18,29 +18,6 @@ using enum CounterFamily;
 // A row's logits pass through one SM several times; more SMs share the rows of a block.
 constexpr uint32_t kRowsPerSample = 8;
 
-struct BlockRange {
-  uint32_t first;
-  uint32_t count;
-};
-
-/// For each compact block the row blocks whose `embed` reads what the last step sampled there. The
-/// last layer's X of them says that every GPU has read it, so that it may be overwritten.
-std::vector<BlockRange> sampled_readers(const LoweredStep& step, uint32_t compact_blocks) {
-  std::vector<BlockRange> readers(compact_blocks);
-  for (uint32_t row = 0; row < step.rows.size(); ++row) {
-    const int32_t token = step.rows[row].token;
-    const uint32_t source =
-        token < 0 ? static_cast<uint32_t>(-(token + 1)) / kRowBlock : UINT32_MAX;
-    if (source < compact_blocks) {
-      BlockRange& range = readers[source];
-      const uint32_t block = row / kRowBlock;
-      range.first = range.count == 0 ? block : range.first;
-      range.count = block - range.first + 1;
-    }
-  }
-  return readers;
-}
-
 /// Writes the programs of all GPUs: layer by layer, phase by phase, each phase after those it
 /// needs.
 class Lowering {

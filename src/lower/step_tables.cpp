@@ -53,4 +53,20 @@ void fill_tables(LoweredStep& step, const StepRequest& request) {
   fill_logit_rows(step, request);
 }
 
+std::vector<BlockRange> sampled_readers(const LoweredStep& step, uint32_t compact_blocks) {
+  std::vector<BlockRange> readers(compact_blocks);
+  for (uint32_t row = 0; row < step.rows.size(); ++row) {
+    const int32_t token = step.rows[row].token;
+    const uint32_t source =
+        token < 0 ? static_cast<uint32_t>(-(token + 1)) / kRowBlock : UINT32_MAX;
+    if (source < compact_blocks) {
+      BlockRange& range = readers[source];
+      const uint32_t block = row / kRowBlock;
+      range.first = range.count == 0 ? block : range.first;
+      range.count = block - range.first + 1;
+    }
+  }
+  return readers;
+}
+
 }  // namespace terrazzo
