@@ -23,8 +23,11 @@ void Emitter::select(uint32_t gpu, Segment segment) {
   segment_ = segment;
   program_ = &step_.gpus[gpu].segment(segment);
   sums_here_ = &sum(gpu, segment, 0);
-  // All GPUs have about as much to do as the first.
-  program_->reserve(step_.gpus[0].segment(segment).size() * 9 / 8);
+  // All GPUs have about as much to do as the first; more phases may follow.
+  const size_t first_has = step_.gpus[0].segment(segment).size();
+  if (program_->capacity() < first_has * 9 / 8) {
+    program_->reserve(first_has * 4);
+  }
 }
 
 void Emitter::check_targets() const {
