@@ -55,6 +55,10 @@ class Planner {
     return total;
   }
 
+  uint32_t splits_of(uint32_t tokens) const {
+    return tokens <= shape_.split_tokens ? 1 : ceil_div(tokens, shape_.split_tokens);
+  }
+
   void add_prefill(uint32_t first_row, uint32_t length, uint32_t context) {
     const uint32_t end = first_row + length;
     for (uint32_t row = first_row; row < end;) {
@@ -75,7 +79,7 @@ class Planner {
   /// Joins the open group of neighbouring rows or opens a new one.
   void add_decode(uint32_t row, uint32_t tokens) {
     const uint32_t pages = ceil_div(tokens, kPageTokens);
-    const uint32_t splits = ceil_div(tokens, shape_.split_tokens);
+    const uint32_t splits = splits_of(tokens);
     if (!plan_.units.empty()) {
       AttentionUnit& group = plan_.units.back();
       const bool neighbour = !group.prefill && group.split_row == kNotSplit &&
@@ -97,11 +101,14 @@ class Planner {
   /// cannot be split (its result has the same bits either way).
   bool add_split(uint32_t row, uint32_t tokens) {
     const uint32_t pages = ceil_div(tokens, kPageTokens);
-    const uint32_t splits = ceil_div(tokens, shape_.split_tokens);
+    const uint32_t splits = splits_of(tokens);
+    if (splits < 2 || pages <= share_pages_) {
+      return false;
+    }
     // With O sharded every GPU merges its own heads, and all use their scratch alike: as GPU 0.
     const uint32_t owner = shape_.attention_gpu(0, row / kRowBlock);
     const uint64_t slots = uint64_t{splits} * shape_.attention_kv_heads();
-    if (splits < 2 || pages <= share_pages_ || slots_[owner] + slots > limits_.max_partials) {
+    if (slots_[owner] + slots > limits_.max_partials) {
       return false;
     }
     const auto index = static_cast<uint32_t>(plan_.split_rows.size());

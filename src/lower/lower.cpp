@@ -1,6 +1,7 @@
 #include "lower/lower.hpp"
 
 #include <algorithm>
+#include <initializer_list>
 #include <vector>
 
 #include "lower/attention_plan.hpp"
@@ -17,29 +18,6 @@ using enum CounterFamily;
 // A row's logits pass through one SM several times; more SMs share the rows of a block.
 constexpr uint32_t kRowsPerSample = 8;
 
-struct BlockRange {
-  uint32_t first;
-  uint32_t count;
-};
-
-/// For each compact block the row blocks whose `embed` reads what the last step sampled there. The
-/// last layer's X of them says that every GPU has read it, so that it may be overwritten.
-std::vector<BlockRange> sampled_readers(const LoweredStep& step, uint32_t compact_blocks) {
-  std::vector<BlockRange> readers(compact_blocks);
-  for (uint32_t row = 0; row < step.rows.size(); ++row) {
-    const int32_t token = step.rows[row].token;
-    const uint32_t source =
-        token < 0 ? static_cast<uint32_t>(-(token + 1)) / kRowBlock : UINT32_MAX;
-    if (source < compact_blocks) {
-      BlockRange& range = readers[source];
-      const uint32_t block = row / kRowBlock;
-      range.first = range.count == 0 ? block : range.first;
-      range.count = block - range.first + 1;
-    }
-  }
-  return readers;
-}
-
 /// Writes the programs of all GPUs: layer by layer, phase by phase, each phase after those it
 /// needs.
 class Lowering {
@@ -51,41 +29,54 @@ class Lowering {
         num_sms_(options.num_sms),
         attention_(attention),
         counters_(step.counters),
-        row_blocks_(ceil_div(num_rows(), kRowBlock)),
-        compact_blocks_(ceil_div(num_compact_rows(), kRowBlock)),
+        num_rows_(static_cast<uint32_t>(step.rows.size())),
+        num_compact_rows_(static_cast<uint32_t>(step.logit_rows.size())),
+        row_blocks_(ceil_div(num_rows_, kRowBlock)),
+        compact_blocks_(ceil_div(num_compact_rows_, kRowBlock)),
         emitter_(step, shape.world),
         sampled_readers_(sampled_readers(step, compact_blocks_)) {}
 
   void run() {
-    for (gpu_ = 0; gpu_ < shape_.world; ++gpu_) {
-      emitter_.select(gpu_, Segment::kPrologue);
-      embed();
-      emitter_.select(gpu_, Segment::kBody);
-      qkv();
-      attention();
-      merges();
-      o();
-      gate_up();
-      down();
-      emitter_.select(gpu_, Segment::kEpilogue);
-      gather();
-      lm_head();
-      sample();
-      step_end();
+    on_all(Segment::kPrologue, {&Lowering::embed});
+    on_all(Segment::kBody, {&Lowering::qkv, &Lowering::attention, &Lowering::merges});
+    if (shape_.o_sharded) {
+      on_all(Segment::kBody, {&Lowering::partial_o, &Lowering::reduce_o});
+    } else {
+      on_all(Segment::kBody, {&Lowering::o});
     }
-    emitter_.set_targets();
+    on_all(Segment::kBody, {&Lowering::gate_up});
+    if (shape_.world > 1) {
+      on_all(Segment::kBody, {&Lowering::partial_down, &Lowering::reduce_down});
+    } else {
+      on_all(Segment::kBody, {&Lowering::down});
+    }
+    on_all(Segment::kEpilogue,
+           {&Lowering::gather, &Lowering::lm_head, &Lowering::sample, &Lowering::step_end});
+    emitter_.check_targets();
   }
 
+  uint32_t num_brief() const { return emitter_.num_brief(); }
+
  private:
-  uint32_t num_rows() const { return static_cast<uint32_t>(step_.rows.size()); }
-  uint32_t num_compact_rows() const { return static_cast<uint32_t>(step_.logit_rows.size()); }
+  /// Each phase of all GPUs before the next phase of any, so that waits find complete sums.
+  void on_all(Segment segment, std::initializer_list<void (Lowering::*)()> phases) {
+    for (const auto phase : phases) {
+      for (gpu_ = 0; gpu_ < shape_.world; ++gpu_) {
+        emitter_.select(gpu_, segment);
+        (this->*phase)();
+      }
+    }
+  }
+
   uint32_t rows_of(uint32_t block) const {
-    return std::min(num_rows() - block * kRowBlock, kRowBlock);
+    return std::min(num_rows_ - block * kRowBlock, kRowBlock);
   }
   uint32_t compact_rows_of(uint32_t block) const {
-    return std::min(num_compact_rows() - block * kRowBlock, kRowBlock);
+    return std::min(num_compact_rows_ - block * kRowBlock, kRowBlock);
   }
-  uint32_t at_owner(uint32_t block) const { return 1u << shape_.owner(block); }
+  uint32_t at_owner(uint32_t block) const {
+    return shape_.world == 1 ? 1 : 1u << shape_.owner(block);  // most often without the division
+  }
   /// Where attention results of a row block go.
   uint32_t at_attention(uint32_t block) const { return 1u << shape_.attention_gpu(gpu_, block); }
   uint32_t owned_blocks() const {
@@ -99,7 +90,7 @@ class Lowering {
   }
 
   uint32_t tile_panels(uint32_t panels, uint32_t blocks, uint32_t least) const {
-    return choose_tile_panels(panels, blocks, least, num_sms_, num_rows() <= kSmallRows);
+    return choose_tile_panels(panels, blocks, least, num_sms_, num_rows_ <= kSmallRows);
   }
 
   /// Calls body(first panel, panels) for the hidden columns, up to 256 at a time.
@@ -110,18 +101,18 @@ class Lowering {
     }
   }
 
-  Instruction& emit_gemm(Opcode opcode, uint32_t block, uint32_t rows, uint32_t panel,
-                         uint32_t panels, uint32_t k_panels) {
-    Instruction& instruction = emitter_.emit(opcode, rows <= kSmallRows ? kSmallTokens : 0);
-    instruction.args.gemm = {block, rows, panel, panels, k_panels};
+  Emitted emit_gemm(Opcode opcode, uint32_t block, uint32_t rows, uint32_t panel, uint32_t panels,
+                    uint32_t k_panels) {
+    Emitted instruction = emitter_.emit(opcode, rows <= kSmallRows ? kSmallTokens : 0);
+    instruction.args().gemm = {block, rows, panel, panels, k_panels};
     return instruction;
   }
 
   void embed() {
     for (uint32_t block = 0; block < row_blocks_; ++block) {
       for_each_panels([&](uint32_t panel, uint32_t panels) {
-        Instruction& instruction = emitter_.emit(Opcode::kEmbed);
-        instruction.args.embed = {block, rows_of(block), panel, panels};
+        Emitted instruction = emitter_.emit(Opcode::kEmbed);
+        instruction.args().embed = {block, rows_of(block), panel, panels};
         emitter_.signal(instruction, counter(kX, block), panels, emitter_.own());
       });
     }
@@ -133,9 +124,8 @@ class Lowering {
     const uint32_t tile = tile_panels(total, row_blocks_, 1);
     for_each_tile({row_blocks_, total, tile, 0, wave_beside_peers(row_blocks_, shape_.world)},
                   [&](uint32_t block, uint32_t panel, uint32_t panels) {
-                    Instruction& instruction =
-                        emit_gemm(Opcode::kQkvRopeAppend, block, rows_of(block), panel, panels,
-                                  shape_.hidden_panels());
+                    Emitted instruction = emit_gemm(Opcode::kQkvRopeAppend, block, rows_of(block),
+                                                    panel, panels, shape_.hidden_panels());
                     emitter_.wait(instruction, previous(kX, block));
                     const uint32_t end = panel + panels;
                     for (uint32_t begin = panel; begin < end;) {
@@ -177,8 +167,8 @@ class Lowering {
       for (uint32_t head = 0; head < shape_.local_heads(); ++head) {
         const uint32_t kv_head = head / shape_.group();
         const RowInfo& first = step_.rows[unit.row];
-        Instruction& instruction = emitter_.emit(Opcode::kAttendPrefill);
-        instruction.args.attend_prefill = {
+        Emitted instruction = emitter_.emit(Opcode::kAttendPrefill);
+        instruction.args().attend_prefill = {
             block,          unit.row % kRowBlock,   unit.rows, kv_head, head,
             first.position, first.page_table_offset};
         emitter_.wait(instruction, counters_.kv(kv_head, unit.first_block),
@@ -189,15 +179,15 @@ class Lowering {
     }
     for (uint32_t kv_head = 0; kv_head < shape_.local_kv_heads(); ++kv_head) {
       const bool whole = unit.split_row == kNotSplit;
-      Instruction& instruction = emitter_.emit(Opcode::kAttendDecode, whole ? 0 : kPartial);
-      instruction.args.attend_decode = {unit.row,        unit.rows, kv_head,   unit.split_begin,
-                                        unit.num_splits, 0,         unit.pages};
+      Emitted instruction = emitter_.emit(Opcode::kAttendDecode, whole ? 0 : kPartial);
+      instruction.args().attend_decode = {unit.row,        unit.rows, kv_head,   unit.split_begin,
+                                          unit.num_splits, 0,         unit.pages};
       emitter_.wait(instruction, counters_.kv(kv_head, block));
       int32_t done = counter(kAttn, block);
       if (!whole) {
         const SplitRow& split = attention_.split_rows[unit.split_row];
         const uint32_t head = shape_.first_attention_kv_head(gpu_) + kv_head;
-        instruction.args.attend_decode.partial_slot =
+        instruction.args().attend_decode.partial_slot =
             split.first_slot + head * split.num_splits + unit.split_begin;
         done = counter(kMerge, split.first_merge + head);
       }
@@ -212,9 +202,9 @@ class Lowering {
         continue;
       }
       for (uint32_t head = 0; head < shape_.attention_kv_heads(); ++head) {
-        Instruction& instruction = emitter_.emit(Opcode::kAttendMerge);
-        instruction.args.attend_merge = {split.row, head, split.num_splits,
-                                         split.first_slot + head * split.num_splits};
+        Emitted instruction = emitter_.emit(Opcode::kAttendMerge);
+        instruction.args().attend_merge = {split.row, head, split.num_splits,
+                                           split.first_slot + head * split.num_splits};
         emitter_.wait(instruction, counter(kMerge, split.first_merge + head));
         emitter_.signal(instruction, counter(kAttn, block), 1, emitter_.own());
       }
@@ -222,47 +212,39 @@ class Lowering {
   }
 
   void o() {
-    if (shape_.o_sharded) {
-      project_partial(Opcode::kOPartial, kAttn, shape_.attention_panels(), kPartO);
-      reduce(Opcode::kReduceO, kPartO, previous(kX, 0), kX1);
-    } else {
-      project(Opcode::kOProjResidual, kAttn, shape_.attention_panels(), previous(kX, 0), kX1);
-    }
+    project(Opcode::kOProjResidual, kAttn, shape_.attention_panels(), previous(kX, 0), kX1);
   }
+  void partial_o() { project_partial(Opcode::kOPartial, kAttn, shape_.attention_panels(), kPartO); }
+  void reduce_o() { reduce(Opcode::kReduceO, kPartO, previous(kX, 0), kX1); }
 
   void gate_up() {
     const uint32_t total = shape_.gate_up_panels();
     const uint32_t tile = tile_panels(total, row_blocks_, 2);
     for_each_tile({row_blocks_, total, tile}, [&](uint32_t block, uint32_t panel, uint32_t panels) {
-      Instruction& instruction = emit_gemm(Opcode::kGateUpSilu, block, rows_of(block), panel,
-                                           panels, shape_.hidden_panels());
+      Emitted instruction = emit_gemm(Opcode::kGateUpSilu, block, rows_of(block), panel, panels,
+                                      shape_.hidden_panels());
       emitter_.wait(instruction, counter(kX1, block));
       emitter_.signal(instruction, counter(kAct, block), panels, emitter_.own());
     });
   }
 
-  void down() {
-    if (shape_.world > 1) {
-      project_partial(Opcode::kDownPartial, kAct, shape_.act_panels(), kPart);
-      reduce(Opcode::kReduceResidual, kPart, counter(kX1, 0), kX);
-    } else {
-      project(Opcode::kDownResidual, kAct, shape_.act_panels(), counter(kX1, 0), kX);
-    }
-  }
+  void down() { project(Opcode::kDownResidual, kAct, shape_.act_panels(), counter(kX1, 0), kX); }
+  void partial_down() { project_partial(Opcode::kDownPartial, kAct, shape_.act_panels(), kPart); }
+  void reduce_down() { reduce(Opcode::kReduceResidual, kPart, counter(kX1, 0), kX); }
 
   /// O, or down, of this GPU's own rows. `residual`: counter of the first block of what is added.
   void project(Opcode opcode, CounterFamily input, uint32_t k_panels, int32_t residual,
                CounterFamily output) {
     const uint32_t total = shape_.hidden_panels();
     const uint32_t tile = tile_panels(total, owned_blocks(), 1);
-    for_each_tile({owned_blocks(), total, tile}, [&](uint32_t own, uint32_t panel,
-                                                     uint32_t panels) {
-      const uint32_t block = own * shape_.world + gpu_;
-      Instruction& instruction = emit_gemm(opcode, block, rows_of(block), panel, panels, k_panels);
-      emitter_.wait(instruction, counter(input, block));
-      emitter_.wait(instruction, residual + static_cast<int32_t>(block));
-      emitter_.signal(instruction, counter(output, block), panels, emitter_.all());
-    });
+    for_each_tile(
+        {owned_blocks(), total, tile}, [&](uint32_t own, uint32_t panel, uint32_t panels) {
+          const uint32_t block = own * shape_.world + gpu_;
+          Emitted instruction = emit_gemm(opcode, block, rows_of(block), panel, panels, k_panels);
+          emitter_.wait(instruction, counter(input, block));
+          emitter_.wait(instruction, residual + static_cast<int32_t>(block));
+          emitter_.signal(instruction, counter(output, block), panels, emitter_.all());
+        });
   }
 
   /// This GPU's share of O, or of down, for all rows.
@@ -272,7 +254,7 @@ class Lowering {
     const uint32_t tile = tile_panels(total, row_blocks_, 1);
     for_each_tile({row_blocks_, total, tile, gpu_, wave_beside_peers(row_blocks_, shape_.world)},
                   [&](uint32_t block, uint32_t panel, uint32_t panels) {
-                    Instruction& instruction =
+                    Emitted instruction =
                         emit_gemm(opcode, block, rows_of(block), panel, panels, k_panels);
                     emitter_.wait(instruction, counter(input, block));
                     emitter_.signal(instruction, counter(output, block), panels, at_owner(block));
@@ -285,8 +267,8 @@ class Lowering {
     for_each_tile({owned_blocks(), total, kPanelsPerColTile},
                   [&](uint32_t own, uint32_t panel, uint32_t panels) {
                     const uint32_t block = own * shape_.world + gpu_;
-                    Instruction& instruction = emitter_.emit(opcode);
-                    instruction.args.reduce = {block, rows_of(block), panel, panels};
+                    Emitted instruction = emitter_.emit(opcode);
+                    instruction.args().reduce = {block, rows_of(block), panel, panels};
                     emitter_.wait(instruction, counter(input, block));
                     emitter_.wait(instruction, residual + static_cast<int32_t>(block));
                     emitter_.signal(instruction, counter(output, block), panels, emitter_.all());
@@ -300,8 +282,8 @@ class Lowering {
       const uint32_t first = logit_rows[0].row / kRowBlock;
       const uint32_t last = logit_rows[rows - 1].row / kRowBlock;
       for_each_panels([&](uint32_t panel, uint32_t panels) {
-        Instruction& instruction = emitter_.emit(Opcode::kGatherNorm);
-        instruction.args.gather = {block, rows, panel, panels};
+        Emitted instruction = emitter_.emit(Opcode::kGatherNorm);
+        instruction.args().gather = {block, rows, panel, panels};
         emitter_.wait(instruction, previous(kX, first), last - first + 1);
         emitter_.signal(instruction, counter(kXg, block), panels, emitter_.own());
       });
@@ -311,9 +293,8 @@ class Lowering {
   void lm_head() {
     for_each_tile({compact_blocks_, shape_.vocab_panels(), kPanelsPerColTile, gpu_},
                   [&](uint32_t block, uint32_t panel, uint32_t panels) {
-                    Instruction& instruction =
-                        emit_gemm(Opcode::kLmHead, block, compact_rows_of(block), panel, panels,
-                                  shape_.hidden_panels());
+                    Emitted instruction = emit_gemm(Opcode::kLmHead, block, compact_rows_of(block),
+                                                    panel, panels, shape_.hidden_panels());
                     emitter_.wait(instruction, counter(kXg, block));
                     emitter_.signal(instruction, counter(kCand, block), panels, at_owner(block));
                   });
@@ -328,8 +309,8 @@ class Lowering {
       for (uint32_t row = block * kRowBlock; row < end; row += kRowsPerSample) {
         const uint32_t increment = row + kRowsPerSample < end ? 1 : increments;
         increments -= increment;
-        Instruction& instruction = emitter_.emit(Opcode::kSample);
-        instruction.args.sample = {row, std::min(kRowsPerSample, end - row)};
+        Emitted instruction = emitter_.emit(Opcode::kSample);
+        instruction.args().sample = {row, std::min(kRowsPerSample, end - row)};
         emitter_.wait(instruction, counter(kCand, block));
         if (readers.count > 0) {
           emitter_.wait(instruction, previous(kX, readers.first), readers.count);
@@ -340,7 +321,7 @@ class Lowering {
   }
 
   void step_end() {
-    Instruction& instruction = emitter_.emit(Opcode::kStepEnd);
+    Emitted instruction = emitter_.emit(Opcode::kStepEnd);
     emitter_.wait(instruction, previous(kX, 0), row_blocks_);
     if (compact_blocks_ > 0) {
       emitter_.wait(instruction, counter(kSampled, 0), compact_blocks_);
@@ -352,6 +333,8 @@ class Lowering {
   uint32_t num_sms_;
   const AttentionPlan& attention_;
   const CounterMap& counters_;
+  uint32_t num_rows_;
+  uint32_t num_compact_rows_;
   uint32_t row_blocks_;
   uint32_t compact_blocks_;
   Emitter emitter_;
@@ -383,9 +366,13 @@ void lower_into(LoweredStep& step, const StepRequest& request, const ModelShape&
   step.counters = CounterMap(
       ceil_div(static_cast<uint32_t>(step.rows.size()), kRowBlock), shape.local_kv_heads(),
       ceil_div(static_cast<uint32_t>(step.logit_rows.size()), kRowBlock), attention.num_merges);
-  Lowering(step, shape, options, attention).run();
+  Lowering lowering(step, shape, options, attention);
+  lowering.run();
   weave(step, options.weave);
-  mark_brief_runs(step);
+  // Weaving repeats none of them in a segment.
+  if (lowering.num_brief() > kBriefRunLength) {
+    mark_brief_runs(step);
+  }
 }
 
 LoweredStep lower(const StepRequest& request, const ModelShape& shape, const StepLimits& limits,

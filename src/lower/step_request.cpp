@@ -1,5 +1,6 @@
 #include "lower/step_request.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -72,29 +73,43 @@ void check_sequences(const StepRequest& request, const StepLimits& limits) {
         request.page_indptr.back());
 }
 
+/// Whether all values lie in [first, last]. No branch for each, so that it takes them by vectors.
+bool all_within(std::span<const int32_t> values, int64_t first, int64_t last) {
+  const auto low = static_cast<int32_t>(std::clamp<int64_t>(first, INT32_MIN, INT32_MAX));
+  const auto high = static_cast<int32_t>(std::clamp<int64_t>(last, INT32_MIN, INT32_MAX));
+  int32_t outside = 0;
+  for (const int32_t value : values) {
+    outside |= static_cast<int32_t>(value < low) | static_cast<int32_t>(value > high);
+  }
+  return outside == 0;
+}
+
 /// A page that this step writes belongs to one place of one sequence.
 void check_pages(const StepRequest& request, const StepLimits& limits) {
-  for (size_t i = 0; i < request.page_ids.size(); ++i) {
+  const bool known = all_within(request.page_ids, 0, int64_t{limits.num_pages} - 1);
+  for (size_t i = 0; !known && i < request.page_ids.size(); ++i) {
     const int32_t page = request.page_ids[i];
     check(page >= 0 && static_cast<uint32_t>(page) < limits.num_pages, kOp, "page_ids[", i,
           "]: expected a page in [0, ", limits.num_pages, "), got ", page);
   }
-  std::vector<bool> written(limits.num_pages);
+  std::vector<uint8_t> written(limits.num_pages);
   for (size_t s = 0; s < request.seq_lens.size(); ++s) {
-    const uint32_t context = static_cast<uint32_t>(request.context_lens[s]);
+    const int32_t* const pages = &request.page_ids[static_cast<uint32_t>(request.page_indptr[s])];
+    const auto context = static_cast<uint32_t>(request.context_lens[s]);
     const uint32_t end = context + static_cast<uint32_t>(request.seq_lens[s]);
     for (uint32_t i = context / kPageTokens; i < ceil_div(end, kPageTokens); ++i) {
-      const int32_t page = request.page_ids[static_cast<uint32_t>(request.page_indptr[s]) + i];
-      check(!written[page], kOp, "sequence ", s, ": page ", page,
+      const auto page = static_cast<uint32_t>(pages[i]);
+      check(written[page] == 0, kOp, "sequence ", s, ": page ", page,
             " is written in this step by another sequence or position too");
-      written[page] = true;
+      written[page] = 1;
     }
   }
   for (size_t s = 0; s < request.seq_lens.size(); ++s) {
+    const int32_t* const pages = &request.page_ids[static_cast<uint32_t>(request.page_indptr[s])];
     const uint32_t whole_pages = static_cast<uint32_t>(request.context_lens[s]) / kPageTokens;
     for (uint32_t i = 0; i < whole_pages; ++i) {
-      const int32_t page = request.page_ids[static_cast<uint32_t>(request.page_indptr[s]) + i];
-      check(!written[page], kOp, "sequence ", s, ": page ", page,
+      const auto page = static_cast<uint32_t>(pages[i]);
+      check(written[page] == 0, kOp, "sequence ", s, ": page ", page,
             " of its context is written in "
             "this step by another sequence or position");
     }
@@ -103,7 +118,8 @@ void check_pages(const StepRequest& request, const StepLimits& limits) {
 
 void check_tokens(const StepRequest& request, const ModelShape& shape, const StepLimits& limits) {
   const int64_t most_sampled = limits.max_sequences;
-  for (size_t row = 0; row < request.token_ids.size(); ++row) {
+  const bool known = all_within(request.token_ids, -most_sampled, int64_t{shape.vocab} - 1);
+  for (size_t row = 0; !known && row < request.token_ids.size(); ++row) {
     const int64_t token = request.token_ids[row];
     check(token < int64_t{shape.vocab} && token >= -most_sampled, kOp, "row ", row,
           ": expected a token in [", -most_sampled, ", ", shape.vocab, "), got ", token);

@@ -72,8 +72,10 @@ void for_each_tile(const TileGrid& grid, const Body& body) {
   for (uint32_t wave = 0; wave < grid.blocks; wave += grid.wave_blocks) {
     const uint32_t count = std::min(grid.wave_blocks, grid.blocks - wave);
     for (uint32_t panel = 0; panel < grid.panels; panel += grid.tile) {
+      uint32_t block = grid.rotation % count;
       for (uint32_t i = 0; i < count; ++i) {
-        body(wave + (i + grid.rotation) % count, panel, std::min(grid.tile, grid.panels - panel));
+        body(wave + block, panel, std::min(grid.tile, grid.panels - panel));
+        block = block + 1 < count ? block + 1 : 0;
       }
     }
   }

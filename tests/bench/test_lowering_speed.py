@@ -15,12 +15,12 @@ ROOT = Path(__file__).parents[2]
 LIMIT_MS = 1.0  # a GPU
 
 
-def newest(name: str) -> Path:
+def newest(name: str, under: str = "lower") -> Path:
     """The executable of this name that was built last, with optimisation."""
     found = [
-        folder / "tests/cpp/lower" / name
+        folder / "tests/cpp" / under / name
         for folder in (ROOT / "build").glob("*")
-        if (folder / "tests/cpp/lower" / name).is_file()
+        if (folder / "tests/cpp" / under / name).is_file()
         and "CMAKE_BUILD_TYPE:STRING=Release\n" in (folder / "CMakeCache.txt").read_text()
     ]
     if not found:
@@ -64,3 +64,18 @@ def test_preparing_a_step_of_one_gpu(benchmark: BenchmarkFixture) -> None:
     times_ms = {name: float(lower) + float(copy) for name, lower, copy in found}
     benchmark.extra_info.update(prepare_ms=times_ms)
     assert times_ms["2048 sequences at 192"] < LIMIT_MS
+
+
+def test_submitting_a_step_of_one_gpu(benchmark: BenchmarkFixture) -> None:
+    """All that the host does for 2048 sequences but the calls of CUDA themselves; CPU time."""
+    bench_submit = newest("bench_submit", under="cuda")
+    outputs: list[str] = []
+
+    def run() -> None:
+        result = subprocess.run([bench_submit], capture_output=True, text=True, check=True)
+        outputs.append(result.stdout)
+
+    benchmark.pedantic(run, rounds=1)
+    times_ms = dict(re.findall(r"(.+): submit ([\d.]+) ms", outputs[0]))
+    benchmark.extra_info.update(submit_ms={name: float(ms) for name, ms in times_ms.items()})
+    assert float(times_ms["after other work"]) < LIMIT_MS
