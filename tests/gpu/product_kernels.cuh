@@ -50,7 +50,8 @@ struct WideProduct {
     sm90::Accumulator acc;
     const ProductPart& part = run.part;
     clear(acc, part.rows);
-    for (uint32_t k = 0; k < part.k_tiles; ++k) {
+    uint32_t k = 0;
+    do {
       std::byte* const tokens = memory.tokens[k % 2];
       std::byte* const weights = memory.weights[k % 2];
       copy_bytes(tokens, run.tokens + k * kSlotBytes, kSlotBytes);
@@ -61,10 +62,8 @@ struct WideProduct {
       mma_async<kPanels>(acc, sm90::Slot{sm90::shared_address(tokens), 0}, part.first_row,
                          sm90::Slot{address, 1}, sm90::Slot{address + kSlotBytes, 2}, part.rows,
                          part.panels);
-      if (k != 0) {
-        sm90::mma_wait<1>(acc);
-      }
-    }
+      sm90::mma_wait<1>(acc);
+    } while (++k < part.k_tiles);
     sm90::mma_wait<0>(acc);
     write_product<kPanels>(run, acc);
   }
@@ -105,9 +104,7 @@ struct SmallProduct {
     uint32_t turn = 0;
     for (; k + kTurn <= k_tiles; k += kTurn, ++turn) {
       multiply<kTurn>(memory, acc, k, turn);
-      if (k != 0) {
-        sm90::mma_wait<1>(acc);
-      }
+      sm90::mma_wait<1>(acc);
     }
     sm90::mma_wait<0>(acc);
     if constexpr (kTurn == 4) {
