@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
@@ -12,6 +13,12 @@
 
 #include "cuda/lanes/lanes.hpp"
 #include "terrazzo/arch/sm90/machine.hpp"
+
+using std::max;
+using std::min;
+inline long long clock64() {
+  return static_cast<long long>(terrazzo::lanes::Launch::current().now_ns());
+}
 
 namespace terrazzo::testing {
 
