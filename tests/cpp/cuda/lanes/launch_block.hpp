@@ -1,4 +1,4 @@
-// Runs a body in one block of a consumer's threads, on lanes: what tests/gpu/launch_block.hpp does
+// Runs a body in blocks of a consumer's threads, on lanes: what tests/gpu/launch_block.hpp does
 // on the GPU.
 #pragma once
 
@@ -24,19 +24,40 @@ namespace terrazzo::testing {
 
 inline constexpr bool kHasTensorCore = false;  // products are rounded double sums
 
-/// Calls `body(memory)` in each thread, with a `Body::Memory` in shared memory, and waits.
+struct BlockIndex {
+  uint32_t x;
+  uint32_t y;
+};
+
+/// Calls `body(memory, index)` in each thread of `columns` x `rows` blocks, one after the other,
+/// with a `Body::Memory` in shared memory.
 template <class Body>
-void launch_block(const Body& body) {
+void launch_blocks(uint32_t columns, uint32_t rows, const Body& body) {
   static lanes::Block block(sm90::kConsumerThreads);
   static uint64_t seed = [] {
     const char* const text = std::getenv(lanes::kSeedVariable);
     return text == nullptr ? 1 : std::stoull(text);
   }();
   static_assert(sizeof(typename Body::Memory) <= lanes::kSharedBytes);
-  block.body = [&](uint32_t) { body(*reinterpret_cast<typename Body::Memory*>(block.shared)); };
-  lanes::Launch launch({&block}, seed++);
-  launch.run();
-  lanes::require(launch.is_drained(), "work in flight at the kernel's end");
+  auto& memory = *reinterpret_cast<typename Body::Memory*>(block.shared);
+  for (uint32_t i = 0; i < columns * rows; ++i) {
+    block.body = [&](uint32_t) {
+      if constexpr (requires { body(memory, BlockIndex{}); }) {
+        body(memory, BlockIndex{i % columns, i / columns});
+      } else {
+        body(memory);
+      }
+    };
+    lanes::Launch launch({&block}, seed++);
+    launch.run();
+    lanes::require(launch.is_drained(), "work in flight at the kernel's end");
+  }
+}
+
+/// The same for a single block, `body(memory)`.
+template <class Body>
+void launch_block(const Body& body) {
+  launch_blocks(1, 1, body);
 }
 
 }  // namespace terrazzo::testing
