@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <limits>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "attention_kernels.cuh"
@@ -25,7 +26,7 @@ struct Case {
 inline constexpr float kPoison = std::numeric_limits<float>::quiet_NaN();
 
 /// Where a problem has numbers that no model should produce.
-enum class Bad { kNowhere, kQueries, kKey, kKeysOfSplit, kValue, kCount };
+enum class Bad { kNowhere, kQueries, kKey, kKeysOfFirstSplit, kKeysOfLastSplit, kValue, kCount };
 
 /// One case with its data; keys and values of all tokens, queries of the unit's.
 class Problem {
@@ -43,38 +44,51 @@ class Problem {
   }
 
   /// NaN, infinities, subnormal and huge numbers: in one element of some queries, of a random
-  /// token's key or value, or of the keys of the last split.
+  /// token's key or value, or of all keys of the first or last split.
   void spoil(Bad bad) {
     const uint32_t token = case_.position + random_() % case_.rows;
     const uint32_t last_split = (tokens_ - 1) / case_.split_tokens * case_.split_tokens;
     if (bad == Bad::kQueries) {
       for (uint32_t row = random_() % 3; row < case_.rows * group_; row += 1 + random_() % 5) {
         spoil_row(queries_, row, terrazzo::testing::random_value(random_, 1));
+        bad_queries_.insert(row);
       }
-    } else if (bad == Bad::kKey) {
+      return;
+    }
+    first_bad_token_ = bad == Bad::kKeysOfFirstSplit  ? 0
+                       : bad == Bad::kKeysOfLastSplit ? last_split
+                                                      : token;
+    if (bad == Bad::kKey) {
       spoil_row(keys_, token, terrazzo::testing::random_value(random_, 1));
-    } else if (bad == Bad::kKeysOfSplit) {
-      for (uint32_t row = last_split; row < tokens_; ++row) {
+    } else if (bad == Bad::kKeysOfFirstSplit || bad == Bad::kKeysOfLastSplit) {
+      const uint32_t end = std::min(first_bad_token_ + case_.split_tokens, tokens_);
+      for (uint32_t row = first_bad_token_; row < end; ++row) {
         spoil_row(keys_, row, kPoison);
       }
     } else if (bad == Bad::kValue) {
       spoil_row(values_, token, terrazzo::testing::random_value(random_, 1));
-      bad_value_ = token;
+      has_bad_value_ = true;
     }
+  }
+
+  /// Whether a query holds or sees something bad.
+  bool is_reached(uint32_t query) const {
+    return bad_queries_.contains(query) || token_of(query) >= first_bad_token_;
   }
 
   /// Whether a bad value lies behind the query's token in the same page: no query sees it, but on
   /// the GPU the page is multiplied as a whole, and zero times it is NaN.
   bool is_beside_bad_value(uint32_t query) const {
-    const uint32_t token = case_.position + query / group_;
-    return bad_value_ > token && bad_value_ / kPageTokens == token / kPageTokens;
+    return has_bad_value_ && !is_reached(query) &&
+           first_bad_token_ / kPageTokens == token_of(query) / kPageTokens;
   }
 
-  /// Two machines of which each is within the bound of the exact result.
+  /// Two machines of which each is within the bound of the exact result; for values of usual size,
+  /// so before they are spoiled. A huge one adds as much of its own.
   double twin_tolerance() const {
     float most = 0;
     for (const float value : values_) {
-      most = std::isfinite(value) ? std::max(most, std::fabs(value)) : most;
+      most = std::max(most, std::fabs(value));
     }
     return 2 * kBound * double{most};
   }
@@ -186,6 +200,8 @@ class Problem {
   /// outputs and the approximate exponential.
   static constexpr double kBound = 0x1p-8 + 0x1p-10;
 
+  uint32_t token_of(uint32_t query) const { return case_.position + query / group_; }
+
   void spoil_row(std::vector<float>& rows, uint32_t row, float value) {
     rows[size_t{row} * dim_ + random_() % dim_] = to_float(to_bf16(value));
   }
@@ -204,7 +220,9 @@ class Problem {
   uint32_t group_;
   uint32_t dim_;
   uint32_t tokens_;
-  uint32_t bad_value_ = 0;  // token, if there is one
+  std::set<uint32_t> bad_queries_;
+  uint32_t first_bad_token_ = ~0u;  // with a bad key or value
+  bool has_bad_value_ = false;
   std::mt19937 random_;
   std::vector<float> keys_;  // [token, head dim]
   std::vector<float> values_;

@@ -40,6 +40,7 @@ constexpr Case kSmallCases[] = {
     {"one token", 0, 1, 0, 4096, 1.0f},
     {"rows in both halves", 62, 5, 37, 4096, 1.0f},
     {"rows on both sides of a split", 3, 6, 61, 64, 1.0f},
+    {"references that move", 60, 3, 180, 128, 8.0f},
 };
 constexpr uint32_t kGroupSizes[] = {1, 3, 4, 8, 12, 16};
 
@@ -145,7 +146,8 @@ bool run_case(const Case& c, uint32_t group) {
 }
 
 const char* name_of(Bad bad) {
-  const char* const names[] = {"none", "queries", "a key", "the last split's keys", "a value"};
+  const char* const names[] = {
+      "none", "queries", "a key", "the first split's keys", "the last split's keys", "a value"};
   return names[static_cast<uint32_t>(bad)];
 }
 
@@ -155,34 +157,31 @@ template <uint32_t kPanels, uint32_t kGroups>
 bool run_bad(const Case& c, uint32_t group, Bad bad) {
   Problem problem(c, kPanels * kPanelCols, group, 1 + group);
   const ModelShape shape = problem.unit().shape;
-  const auto twin = [&] {
-    return terrazzo::testing::twin_attention(shape, c.position, c.rows, problem.decode_queries(),
-                                             problem.keys(), problem.values());
-  };
-  const std::vector<float> clean_twin = twin();
   const Result clean = OnGpu<kPanels, kGroups>(problem).prefill();
+  const double tolerance = problem.twin_tolerance();
   problem.spoil(bad);
-  const std::vector<float> spoiled_twin = twin();
+  const std::vector<float> twin = terrazzo::testing::twin_attention(
+      shape, c.position, c.rows, problem.decode_queries(), problem.keys(), problem.values());
   OnGpu<kPanels, kGroups> gpu(problem);
   const Result results[] = {gpu.prefill(), gpu.decode(), gpu.merge()};
   const char* const forms[] = {"prefill", "decode", "merge"};
-  const double tolerance = problem.twin_tolerance();
   const std::string name = "head_dim " + std::to_string(shape.head_dim) + " group " +
                            std::to_string(group) + ", bad: " + name_of(bad) + "; " + c.why;
   Report report(name.c_str());
   for (uint32_t form = 0; form < 3; ++form) {
     report.check(results[form].rounded_right, "the stage");
-    for (size_t i = 0; i < spoiled_twin.size(); ++i) {
+    for (size_t i = 0; i < twin.size(); ++i) {
       const auto query = static_cast<uint32_t>(i / shape.head_dim);
       if (form == 0 && problem.is_beside_bad_value(query)) {
         continue;
       }
       const float seen = results[form].out[i];
-      const float wanted = spoiled_twin[i];
-      const bool is_near = same_float(seen, wanted) ||
-                           (std::isfinite(wanted) && std::fabs(double{seen} - wanted) <= tolerance);
-      const bool is_reached = !same_bits(wanted, clean_twin[i]);
-      const bool good = is_near && (is_reached || same_bits(seen, clean.out[i]));
+      const float wanted = twin[i];
+      const bool is_near =
+          same_float(seen, wanted) ||
+          (std::isfinite(wanted) &&
+           std::fabs(double{seen} - wanted) <= tolerance + 0x1p-6 * std::fabs(double{wanted}));
+      const bool good = is_near && (problem.is_reached(query) || same_bits(seen, clean.out[i]));
       report.check(good, good
                              ? ""
                              : std::string(forms[form]) + " query " + std::to_string(query) + ": " +
@@ -219,6 +218,9 @@ int main(int argc, char** argv) {
         continue;
       }
       failed += run_group(c, group) ? 0 : 1;
+      if (group != 4 && group != kMaxDecodeHeads) {
+        continue;
+      }
       for (uint32_t bad = 1; bad < static_cast<uint32_t>(Bad::kCount); ++bad) {
         failed += run_bad_group(c, group, static_cast<Bad>(bad)) ? 0 : 1;
       }
