@@ -1,6 +1,8 @@
-// Kernels that call the attention verbs on one unit: a warpgroup a block, pages through three
+// Bodies that call the attention verbs on one unit: a warpgroup a block, pages through three
 // buffers.
 #pragma once
+
+#include <launch_block.hpp>
 
 #include "terrazzo/arch/sm90/machine.hpp"
 #include "terrazzo/instructions/attend_decode.hpp"
@@ -11,6 +13,7 @@
 namespace attention_test {
 
 using namespace terrazzo;
+using terrazzo::testing::BlockIndex;
 
 constexpr uint32_t kThreads = 128;
 constexpr uint32_t kBarrier = 1;
@@ -53,24 +56,20 @@ struct Pages {
 __device__ inline sm90::Slot slot_at(const void* data) { return {sm90::shared_address(data), 0}; }
 
 /// All NaN but the ones.
-__device__ inline Shared& shared_memory() {
-  extern __shared__ std::byte storage[];
-  const uint32_t address = sm90::shared_address(storage);
-  Shared& shared = *reinterpret_cast<Shared*>(storage + (round_up(address, 1024u) - address));
-  for (uint32_t at = threadIdx.x; at < sizeof(Shared) / 4; at += kThreads) {
+__device__ inline void begin_block(Shared& shared) {
+  for (uint32_t at = sm90::thread_index(); at < sizeof(Shared) / 4; at += kThreads) {
     reinterpret_cast<uint32_t*>(&shared)[at] = kNanPair;
   }
   __syncthreads();
-  if (threadIdx.x < 64) {
-    shared.ones[threadIdx.x] = 0x3f803f80;
+  if (sm90::thread_index() < 64) {
+    shared.ones[sm90::thread_index()] = 0x3f803f80;
   }
-  return shared;
 }
 
 /// By all threads; readers of the target are done before, wgmma may read it after.
 __device__ inline void fill(std::byte* target, const std::byte* source, uint32_t bytes,
                             uint32_t size, uint32_t rest) {
-  for (uint32_t at = threadIdx.x * 4; at < size; at += kThreads * 4) {
+  for (uint32_t at = sm90::thread_index() * 4; at < size; at += kThreads * 4) {
     *reinterpret_cast<uint32_t*>(target + at) =
         at < bytes ? *reinterpret_cast<const uint32_t*>(source + at) : rest;
   }
@@ -95,13 +94,13 @@ __device__ inline Pages take_page_of(Shared& shared, const Unit& unit, uint32_t 
 
 /// `put(stage)` writes rounded rows into the stage, from the row that it returns on.
 template <class AnyPanel, class Put>
-__device__ inline void write_panel(Shared& shared, const Unit& unit, AnyPanel panel, uint32_t rows,
-                                   uint32_t head_panel, bool rows_are_heads, uint32_t first,
-                                   Put put) {
+__device__ inline void write_panel(Shared& shared, const Unit& unit, BlockIndex block,
+                                   AnyPanel panel, uint32_t rows, uint32_t head_panel,
+                                   bool rows_are_heads, uint32_t first, Put put) {
   const uint32_t heads = unit.shape.group();
-  const auto token_of = [&](uint32_t row) { return rows_are_heads ? blockIdx.x : first + row; };
+  const auto token_of = [&](uint32_t row) { return rows_are_heads ? block.x : first + row; };
   const auto index_of = [&](uint32_t row) {
-    return token_of(row) * heads + (rows_are_heads ? first + row : blockIdx.y);
+    return token_of(row) * heads + (rows_are_heads ? first + row : block.y);
   };
   for_each_element(panel, [&](float& value, uint32_t row, uint32_t column) {
     if (row < rows) {
@@ -112,7 +111,7 @@ __device__ inline void write_panel(Shared& shared, const Unit& unit, AnyPanel pa
   sm90::Stage stage{sm90::shared_address(shared.stage), shared.vector, kBarrier, 0};
   const uint32_t stage_row = put(stage);
   __syncthreads();
-  for (uint32_t i = threadIdx.x; i < rows * kRowBytes; i += kThreads) {
+  for (uint32_t i = sm90::thread_index(); i < rows * kRowBytes; i += kThreads) {
     const uint64_t line = uint64_t{index_of(i / kRowBytes)} * unit.shape.head_panels() + head_panel;
     unit.rounded[line * kRowBytes + i % kRowBytes] = shared.stage[stage_row * kRowBytes + i];
   }
@@ -121,21 +120,31 @@ __device__ inline void write_panel(Shared& shared, const Unit& unit, AnyPanel pa
 
 /// Heads from `first` on of the block's token.
 template <class AnyPanel>
-__device__ inline void write_heads(Shared& shared, const Unit& unit, const AnyPanel& panel,
-                                   uint32_t heads, uint32_t head_panel, uint32_t first) {
-  write_panel(shared, unit, panel, heads, head_panel, true, first, [&](sm90::Stage& stage) {
-    store_panel(stage, panel, heads, [&](uint32_t) { return target_row(unit, blockIdx.x); });
+__device__ inline void write_heads(Shared& shared, const Unit& unit, BlockIndex block,
+                                   const AnyPanel& panel, uint32_t heads, uint32_t head_panel,
+                                   uint32_t first) {
+  write_panel(shared, unit, block, panel, heads, head_panel, true, first, [&](sm90::Stage& stage) {
+    store_panel(stage, panel, heads, [&](uint32_t) { return target_row(unit, block.x); });
     return 0u;
   });
 }
 
 /// Grid: halves, heads.
 template <uint32_t kPanels>
-__global__ void __launch_bounds__(kThreads) prefill(const __grid_constant__ Unit unit) {
-  Shared& shared = shared_memory();
+struct Prefill {
+  using Memory = Shared;
+  Unit unit;
+
+  __device__ __forceinline__ void operator()(Shared& shared, BlockIndex block) const;
+};
+
+template <uint32_t kPanels>
+__device__ __forceinline__ void Prefill<kPanels>::operator()(Shared& shared,
+                                                             BlockIndex block) const {
+  begin_block(shared);
   const AttendPrefillArgs& args = unit.args;
   const ModelShape& shape = unit.shape;
-  const auto span = AttendPrefill::rows_of(args, blockIdx.x);
+  const auto span = AttendPrefill::rows_of(args, block.x);
   if (span.count == 0) {
     return;
   }
@@ -143,7 +152,7 @@ __global__ void __launch_bounds__(kThreads) prefill(const __grid_constant__ Unit
   queries.ones = sm90::shared_address(shared.ones);
   TERRAZZO_UNROLL
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
-    fill(shared.queries[panel], unit.q + (uint64_t{blockIdx.y} * kPanels + panel) * kPanelBytes,
+    fill(shared.queries[panel], unit.q + (uint64_t{block.y} * kPanels + panel) * kPanelBytes,
          kPanelBytes, kPanelBytes, 0);
     __syncthreads();
     load_queries(queries, panel, slot_at(shared.queries[panel]), 0, span.begin, span.count);
@@ -180,7 +189,7 @@ __global__ void __launch_bounds__(kThreads) prefill(const __grid_constant__ Unit
   }
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
     const auto values = take_attention(part, panel, span.count, shape.head_dim);
-    write_panel(shared, unit, values, span.count, panel, false, span.begin - args.row_begin,
+    write_panel(shared, unit, block, values, span.count, panel, false, span.begin - args.row_begin,
                 [&](sm90::Stage& stage) {
                   store_rows(stage, values, span.begin % kHalfRows, span.count);
                   return span.begin % kHalfRows;
@@ -190,18 +199,27 @@ __global__ void __launch_bounds__(kThreads) prefill(const __grid_constant__ Unit
 
 /// Grid: tokens. With `partials`, every split's result goes there, else the finished row to `out`.
 template <uint32_t kPanels, uint32_t kGroups>
-__global__ void __launch_bounds__(kThreads) decode(const __grid_constant__ Unit unit) {
-  Shared& shared = shared_memory();
+struct Decode {
+  using Memory = Shared;
+  Unit unit;
+
+  __device__ __forceinline__ void operator()(Shared& shared, BlockIndex block) const;
+};
+
+template <uint32_t kPanels, uint32_t kGroups>
+__device__ __forceinline__ void Decode<kPanels, kGroups>::operator()(Shared& shared,
+                                                                     BlockIndex block) const {
+  begin_block(shared);
   const ModelShape& shape = unit.shape;
   const uint32_t group = shape.group();
   const uint32_t tile_bytes = shape.padded_group() * kRowBytes;
-  const uint32_t context = unit.args.position + blockIdx.x + 1;
-  sm90::DecodeQueries<kPanels, kGroups> queries{sm90::shared_address(shared.scratch), kBarrier,
-                                                sm90::shared_address(shared.maxima)};
+  const uint32_t context = unit.args.position + block.x + 1;
+  sm90::DecodeQueries<kPanels, kGroups> queries{
+      sm90::shared_address(shared.scratch), kBarrier, sm90::shared_address(shared.maxima), {}};
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
     fill(shared.queries[0] + panel * tile_bytes,
-         unit.q + (uint64_t{blockIdx.x} * kPanels + panel) * tile_bytes, group * kRowBytes,
-         tile_bytes, kNanPair);
+         unit.q + (uint64_t{block.x} * kPanels + panel) * tile_bytes, group * kRowBytes, tile_bytes,
+         kNanPair);
   }
   __syncthreads();
 #pragma unroll
@@ -232,33 +250,42 @@ __global__ void __launch_bounds__(kThreads) decode(const __grid_constant__ Unit 
       store_partial(stage, part, first, rows, shape);
       __syncthreads();
       const uint64_t line =
-          (uint64_t{blockIdx.x} * max_splits + begin / split) * shape.padded_group() + first;
-      for (uint32_t i = threadIdx.x; i < rows * shape.partial_elems(); i += kThreads) {
+          (uint64_t{block.x} * max_splits + begin / split) * shape.padded_group() + first;
+      for (uint32_t i = sm90::thread_index(); i < rows * shape.partial_elems(); i += kThreads) {
         unit.partials[line * shape.partial_elems() + i] =
             reinterpret_cast<const float*>(shared.stage)[i];
       }
     }
   }
   for (uint32_t panel = 0; panel < kPanels && unit.partials == nullptr; ++panel) {
-    write_heads(shared, unit, take_attention(total, panel, group, shape.head_dim), group, panel, 0);
+    write_heads(shared, unit, block, take_attention(total, panel, group, shape.head_dim), group,
+                panel, 0);
   }
 }
 
 /// Grid: tokens, chunks of 8 heads.
 template <uint32_t kPanels>
-__global__ void __launch_bounds__(kThreads) merge(const __grid_constant__ Unit unit) {
-  Shared& shared = shared_memory();
+struct Merge {
+  using Memory = Shared;
+  Unit unit;
+
+  __device__ __forceinline__ void operator()(Shared& shared, BlockIndex block) const;
+};
+
+template <uint32_t kPanels>
+__device__ __forceinline__ void Merge<kPanels>::operator()(Shared& shared, BlockIndex block) const {
+  begin_block(shared);
   const ModelShape& shape = unit.shape;
-  const uint32_t first = blockIdx.y * kPartialRowsPerStage;
+  const uint32_t first = block.y * kPartialRowsPerStage;
   const uint32_t heads = AttendDecode::partial_rows(shape, first);
   const uint32_t split = shape.split_tokens / kPageTokens;
   const uint32_t max_splits = ceil_div(AttendPrefill::num_pages(unit.args), split);
-  const uint32_t splits = ceil_div(unit.args.position + blockIdx.x + 1, shape.split_tokens);
+  const uint32_t splits = ceil_div(unit.args.position + block.x + 1, shape.split_tokens);
   sm90::DecodeAttention<kPanels, 1> total;
   sm90::DecodeAttention<kPanels, 1> part;
   clear(total, heads, shape.head_dim);
   for (uint32_t i = 0; i < splits; ++i) {
-    const uint64_t line = (uint64_t{blockIdx.x} * max_splits + i) * shape.padded_group() + first;
+    const uint64_t line = (uint64_t{block.x} * max_splits + i) * shape.padded_group() + first;
     const uint32_t bytes = heads * shape.partial_elems() * 4;
     __syncthreads();
     fill(shared.scratch,
@@ -269,8 +296,8 @@ __global__ void __launch_bounds__(kThreads) merge(const __grid_constant__ Unit u
     fold(total, part, heads, shape.head_dim);
   }
   for (uint32_t panel = 0; panel < kPanels; ++panel) {
-    write_heads(shared, unit, take_attention(total, panel, heads, shape.head_dim), heads, panel,
-                first);
+    write_heads(shared, unit, block, take_attention(total, panel, heads, shape.head_dim), heads,
+                panel, first);
   }
 }
 

@@ -38,10 +38,4 @@ class DeviceArray {
   size_t size_;
 };
 
-/// Waits for the kernels launched so far; throws what went wrong.
-inline void finish_kernel() {
-  cuda::check_cuda(cudaGetLastError());
-  cuda::check_cuda(cudaDeviceSynchronize());
-}
-
 }  // namespace terrazzo::testing

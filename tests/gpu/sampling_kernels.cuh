@@ -1,58 +1,14 @@
-// Kernels of one warpgroup that call the sampling and gather verbs on one stage and one slot.
+// Bodies of one warpgroup that call the sampling and gather verbs on one stage and one slot.
 #pragma once
 
 #include "terrazzo/tile/sm90/gather.hpp"
 #include "terrazzo/tile/sm90/sampling.hpp"
+#include "tile_memory.cuh"
 
 namespace terrazzo::testing {
 
 inline constexpr uint32_t kLogitsPerSlot = kSlotBytes / sizeof(float);
 inline constexpr uint32_t kCandidatesPerSlot = kSlotBytes / sizeof(Candidate);
-
-struct alignas(1024) Memory {
-  std::byte stage[kStageBytes];
-  std::byte slot[kSlotBytes];
-  float vector[kStageVectorElems];
-  float factors[kHalfRows];
-};
-
-inline constexpr uint32_t kBarrier = 1;
-
-__device__ inline sm90::Stage stage_of(Memory& memory) {
-  return {sm90::shared_address(memory.stage), memory.vector, kBarrier, 0};
-}
-__device__ inline sm90::Slot slot_of(Memory& memory) {
-  return {sm90::shared_address(memory.slot), 0};
-}
-
-__device__ inline void copy_bytes(void* target, const void* source, uint32_t bytes) {
-  __syncthreads();
-  for (uint32_t i = threadIdx.x; i < bytes / 4; i += blockDim.x) {
-    static_cast<uint32_t*>(target)[i] = static_cast<const uint32_t*>(source)[i];
-  }
-  __syncthreads();
-}
-
-/// [rows][256] logits as a product of token rows, or of weight rows, leaves them.
-__device__ __forceinline__ void load_logits(sm90::Accumulator& acc, const float* logits) {
-  const sm90::ThreadPlace place = sm90::thread_place();
-#pragma unroll
-  for (uint32_t i = 0; i < kColTile / 2; ++i) {
-    acc.values[i] = logits[(place.row + i % 4 / 2 * 8) * kColTile + i / 4 * 8 + place.pair + i % 2];
-  }
-}
-
-__device__ __forceinline__ void load_logits(sm90::SmallAccumulator& acc, const float* logits) {
-  const sm90::ThreadPlace place = sm90::thread_place();
-#pragma unroll
-  for (uint32_t panel = 0; panel < kPanelsPerColTile; ++panel) {
-#pragma unroll
-    for (uint32_t i = 0; i < sm90::kSmallTokensPerConsumer / 2; ++i) {
-      acc.values[panel][i] = logits[(i / 4 * 8 + place.pair + i % 2) * kColTile +
-                                    panel * kPanelCols + place.row + i % 4 / 2 * 8];
-    }
-  }
-}
 
 struct CandidateRun {
   const float* logits;  // [64][256]
@@ -66,16 +22,23 @@ struct CandidateRun {
 };
 
 template <class Acc>
-__global__ void __launch_bounds__(128) run_candidates(const __grid_constant__ CandidateRun run) {
-  __shared__ Memory memory;
+struct Candidates {
+  using Memory = testing::Memory;
+  CandidateRun run;
+
+  __device__ __forceinline__ void operator()(Memory& memory) const;
+};
+
+template <class Acc>
+__device__ __forceinline__ void Candidates<Acc>::operator()(Memory& memory) const {
   Acc acc;
-  load_logits(acc, run.logits);
+  load_accumulators(acc, run.logits);
   sm90::Stage stage = stage_of(memory);
   __syncthreads();
   const long long begin = clock64();
   find_candidates(stage, acc, run.rows, run.columns, run.first_id, run.vocab, run.infos);
   __syncthreads();
-  if (threadIdx.x == 0) {
+  if (sm90::thread_index() == 0) {
     *run.cycles = clock64() - begin;
   }
   copy_bytes(run.stages, memory.stage, kStageBytes);
@@ -98,8 +61,14 @@ struct SampleRun {
 };
 
 /// As sample's consumer: several rows' candidates in a slot, or a part of a row's.
-static __global__ void __launch_bounds__(128) run_sample(const __grid_constant__ SampleRun run) {
-  __shared__ Memory memory;
+struct Sample {
+  using Memory = testing::Memory;
+  SampleRun run;
+
+  __device__ __forceinline__ void operator()(Memory& memory) const;
+};
+
+__device__ __forceinline__ void Sample::operator()(Memory& memory) const {
   sm90::Stage stage = stage_of(memory);
   const sm90::Slot slot = slot_of(memory);
   long long cycles = 0;
@@ -136,7 +105,7 @@ static __global__ void __launch_bounds__(128) run_sample(const __grid_constant__
     }
   }
   finish_tokens(stage, run.rows);
-  if (threadIdx.x == 0) {
+  if (sm90::thread_index() == 0) {
     *run.cycles = cycles;
   }
   copy_bytes(run.tokens, memory.stage + kTokensOffset, run.rows * sizeof(SampledToken));
@@ -156,12 +125,18 @@ struct GatherRun {
   std::byte* out;
 };
 
-static __global__ void __launch_bounds__(128) run_gather(const __grid_constant__ GatherRun run) {
-  __shared__ Memory memory;
+struct Gather {
+  using Memory = testing::Memory;
+  GatherRun run;
+
+  __device__ __forceinline__ void operator()(Memory& memory) const;
+};
+
+__device__ __forceinline__ void Gather::operator()(Memory& memory) const {
   sm90::Stage stage = stage_of(memory);
   const sm90::Slot slot = slot_of(memory);
   sm90::RowVector factors{memory.factors, kBarrier};
-  for (uint32_t i = threadIdx.x; i < kStageBytes / 4; i += blockDim.x) {
+  for (uint32_t i = sm90::thread_index(); i < kStageBytes / 4; i += sm90::kConsumerThreads) {
     reinterpret_cast<uint32_t*>(memory.stage)[i] = 0;
   }
   const auto source = [&](uint32_t row) TERRAZZO_LAMBDA { return run.sources[row]; };

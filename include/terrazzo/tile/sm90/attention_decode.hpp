@@ -245,9 +245,10 @@ __device__ __forceinline__ void fold(DecodeAttention<kPanels, kGroups>& total,
                                      uint32_t) {
 #pragma unroll
   for (uint32_t h = 0; h < 2 * kGroups; ++h) {
-    const Fold join(total.max[h], part.max[h]);
+    const uint32_t first = h / 2 * 4 + h % 2;
+    const Fold join(total.max[h], total.sum[first], part.max[h], part.sum[first]);
 #pragma unroll
-    for (uint32_t i = h / 2 * 4 + h % 2; i < h / 2 * 4 + 4; i += 2) {
+    for (uint32_t i = first; i < h / 2 * 4 + 4; i += 2) {
       total.sum[i] = join(total.sum[i], part.sum[i]);
 #pragma unroll
       for (uint32_t panel = 0; panel < kPanels; ++panel) {

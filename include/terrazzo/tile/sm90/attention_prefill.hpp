@@ -237,7 +237,7 @@ __device__ __forceinline__ void fold_back(PrefillAttention<kPanels>& part,
 #pragma unroll
   for (uint32_t half = 0; half < 2; ++half) {
     float max = values[total.kOut + 2 + half];
-    const Fold join(max, part.max[half]);
+    const Fold join(max, values[total.kOut + half], part.max[half], part.sum[half * 2]);
     part.max[half] = max;
     part.sum[half * 2] = part.sum[half * 2 + 1] =
         join(values[total.kOut + half], part.sum[half * 2]);

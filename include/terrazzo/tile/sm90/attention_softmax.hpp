@@ -46,11 +46,13 @@ __device__ __forceinline__ float probability(float score, float scale_log2, floa
   return exp2_approx(fmaf(score, scale_log2, -reference));
 }
 
-/// How a query's partial result joins its total.
+/// How a query's partial result joins its total. Where all scores are NaN the maximum stays that of
+/// nothing; the sum tells the two apart.
 class Fold {
  public:
-  __device__ __forceinline__ Fold(float& total_max, float part_max)
-      : part_empty_(part_max == kMinusInfinity), total_empty_(total_max == kMinusInfinity) {
+  __device__ __forceinline__ Fold(float& total_max, float total_sum, float part_max, float part_sum)
+      : part_empty_(part_max == kMinusInfinity && part_sum == 0.0f),
+        total_empty_(total_max == kMinusInfinity && total_sum == 0.0f) {
     const float max = fmaxf(total_max, part_max);
     const float reference = max == kMinusInfinity ? 0.0f : max;
     keep_ = exp2_approx(__fsub_rn(total_max, reference));
