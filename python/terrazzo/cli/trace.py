@@ -63,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
     """Trace one step and report it."""
     from ..trace import report_text
 
+    if options.order != "plain" and (options.simulate is None or options.recorded is not None):
+        raise ValueError(f"--order {options.order}: only for a step that is simulated (--simulate)")
     if options.recorded is not None:
         trace = _recorded(options)
     else:
