@@ -327,7 +327,9 @@ class OrderPlanner:
     def __init__(self, shape: ModelShape, limits: StepLimits, costs: CostModel, *, num_sms: int) -> None: ...
 
     def plan(self, arrays: StepArrays) -> StepOrder:
-        """The order of the step's class; finding it takes about a second."""
+        """
+        The order of the step's class. Finding it takes 1 to 3 s for an 8B model on one GPU and 22 s for a 70B on 8; it raises Error for a step that the limits do not allow, and where the simulator makes no progress with these costs.
+        """
 
     @property
     def num_classes(self) -> int:

@@ -76,9 +76,11 @@ class ModelRunner:
     chosen is the attribute `o_proj`.
 
     `order` is that of a step's instructions: `layers`, or `planned`, the one that a simulation with
-    the costs `order_costs` (a device with known costs, or a cost file) finds best, if that is not
-    layer by layer. It changes no bit. Finding it takes about a second for each class of steps
-    (docs/overlap.md).
+    the costs `order_costs` (a device with known costs, or a cost file; default: see `costs_on`)
+    finds best, if that is not layer by layer. It changes no bit. The first step of a class waits
+    until its order is found: 1 to 3 s for an 8B model on one GPU, 22 s for a 70B on 8
+    (docs/overlap.md). Such a step raises Error, a ValueError, where the simulator makes no progress
+    with these costs.
 
     The KV cache has `num_pages` pages; by default four of the longest sequences on the host, and on
     cuda what the model leaves of its share `gpu_memory_utilization` of each GPU's memory. Sequences
@@ -97,7 +99,7 @@ class ModelRunner:
         ranks_per_gpu: int = 1,
         o_proj: str = "auto",
         order: str = "layers",
-        order_costs: str = "h100",
+        order_costs: str | None = None,
         num_sms: int | None = None,
         num_threads: int | None = None,
         reserve_sms: int = 0,
@@ -212,10 +214,10 @@ class ModelRunner:
         self._planner: OrderPlanner | None = None
         if order == "planned":
             from ._core import OrderPlanner
-            from .costs import load_costs
+            from .costs import costs_on, load_costs
 
-            costs = load_costs(order_costs).model()
-            self._planner = OrderPlanner(shape, limits, costs, num_sms=num_sms)
+            costs = costs_on(self.device) if order_costs is None else load_costs(order_costs)
+            self._planner = OrderPlanner(shape, limits, costs.model(), num_sms=num_sms)
         self.max_in_flight = min(max_in_flight or most_in_flight, most_in_flight)
         self._tickets: deque[StepTicket] = deque()
         load_weights(

@@ -235,10 +235,14 @@ void bind_order_planner(nb::module_& m) {
             const std::lock_guard lock(self.mutex);
             return self.planner.plan(arrays.request()).plan;
           },
-          nb::arg("arrays"), "The order of the step's class; finding it takes about a second.")
+          nb::arg("arrays"),
+          "The order of the step's class. Finding it takes 1 to 3 s for an 8B model on one GPU and "
+          "22 s for a 70B on 8; it raises Error for a step that the limits do not allow, and where "
+          "the simulator makes no progress with these costs.")
       .def_prop_ro(
           "num_classes",
           [](OrderPlanner& self) {
+            const nb::gil_scoped_release release;  // whoever plans holds the mutex for seconds
             const std::lock_guard lock(self.mutex);
             return self.planner.num_classes();
           },

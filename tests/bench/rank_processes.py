@@ -76,8 +76,7 @@ def run_ranks(
 
     RanksFailed when one of them fails or all together take longer than the limit; none is left.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(ENVIRONMENT)  # whatever the caller's says
     deadline_s = time.monotonic() + limit_s
     store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
     context = mp.spawn(

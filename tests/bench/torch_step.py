@@ -78,7 +78,7 @@ class Compiler:
             return Parts(reason=self._problem)
         self._left_s -= time.perf_counter() - begin_s
         if self._left_s <= 0:
-            self._problem = "compiling took its share of the visit's time"
+            self._problem = "compiling took its share of the time"
         return parts
 
 

@@ -140,6 +140,15 @@ class Group(Alone):
         return found.view(gpus, *picks.shape)
 
 
+class Gathered(Group):
+    """Sums in float32, in the order of the ranks: slow, for comparison."""
+
+    name = "gathered"
+
+    def reduce(self, partial: torch.Tensor) -> torch.Tensor:
+        return self.gather(partial).sum(0, dtype=torch.float32).to(partial.dtype)
+
+
 class SymmetricBuffer:
     """[rows, hidden] in memory that all ranks map; made by all ranks together."""
 

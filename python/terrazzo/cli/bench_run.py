@@ -100,10 +100,10 @@ def run_steps(options: argparse.Namespace, target: Target) -> Outcome:
         measured = measure_step(
             runner, kind, shape, repeats=options.repeats, alone=recorded is None
         )
-        if measured is None:
-            notes.append(f"left out, too large for the machine: {kind} {tuple(shape)}")
-        else:
+        if measured is not None:
             times.append(measured)
+        elif recorded is None:  # of a recorded run another step stands in, as `_sum_of` notes
+            notes.append(f"left out, too large for the machine: {kind} {tuple(shape)}")
     record: dict[str, Any] = {
         "benchmark": "steps",
         "machine": describe(runner.device, target.gpus // target.ranks_per_gpu),
@@ -114,9 +114,10 @@ def run_steps(options: argparse.Namespace, target: Target) -> Outcome:
         seconds = {
             entry.shape: entry.seconds for entry in times if isinstance(entry.shape, RecordedStep)
         }
-        seed = None if options.sample is None else options.seed
-        figures, notes = _sum_of(recorded, drawn, seconds, seed)
+        is_sample = options.sample is not None and sum(drawn.values()) < sum(recorded.values())
+        figures, sum_notes = _sum_of(recorded, drawn, seconds, options.seed if is_sample else None)
         record |= figures
+        notes += sum_notes
     record["notes"] = notes
     return [entry.row(peak) for entry in times], record, _step_picture(times)
 
@@ -128,14 +129,18 @@ def _sum_of(
     seed: int | None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Figures for the JSON file, and what is said about them. `seed`: None if nothing was left to
-    chance."""
+    chance. `steps_without_room` is of the drawn steps: one that was drawn twice counts twice."""
     guesses = substitutes(seconds, drawn)
     total = sum_of_times({**seconds, **guesses}, drawn, recorded)
     num_steps, num_drawn = sum(recorded.values()), sum(drawn.values())
     num_guessed = sum(drawn[step] for step in guesses)
     figures: dict[str, Any] = {"sum_of_steps_s": total.seconds, "steps_without_room": num_guessed}
     if seed is None:
-        note = f"{num_steps} recorded steps take {total.seconds:.3f} s"
+        but = " but those below" if guesses else ""
+        note = (
+            f"{num_steps} recorded steps take {total.seconds:.3f} s: all {len(drawn)} shapes of "
+            f"them measured{but}"
+        )
     else:
         figures["sample"] = {
             "steps": num_drawn,
@@ -145,16 +150,17 @@ def _sum_of(
         }
         note = (
             f"{num_steps} recorded steps take {total.seconds:.3f} s, standard error "
-            f"{total.standard_error:.3f} s: estimated from {num_drawn} drawn at random, "
-            f"long ones more often (seed {seed}), {len(drawn)} shapes"
+            f"{total.standard_error:.3f} s: estimated from {num_drawn} drawn at random with "
+            f"replacement, long ones more often (seed {seed}), {len(drawn)} shapes"
         )
     notes = [note]
     if guesses:
         largest = max(guesses, key=lambda step: step.room().pages)
+        unknown = "" if seed is None else "; the standard error leaves out what that is off by"
         notes.append(
             f"WARNING: the machine had no room for {num_guessed} of these {num_drawn} steps, which "
             "were not measured: each counts as the measured step that is nearest in rows, times "
-            f"the ratio of rows where it is larger; the largest needs {largest.room()}"
+            f"the ratio of rows where it is larger; the largest needs {largest.room()}{unknown}"
         )
     return figures, notes
 

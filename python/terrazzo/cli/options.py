@@ -71,7 +71,7 @@ def add_order_option(group: argparse._ArgumentGroup) -> None:
         "--order",
         choices=("layers", "planned"),
         default="layers",
-        help="of a step's instructions; planned: what a simulation of an H100 finds best [layers]",
+        help="of a step's instructions; planned: what a simulation of the GPU finds best [layers]",
     )
 
 

@@ -63,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
     """Trace one step and report it."""
     from ..trace import report_text
 
+    if options.order != "plain" and (options.simulate is None or options.recorded is not None):
+        raise ValueError(f"--order {options.order}: only for a step that is simulated (--simulate)")
     if options.recorded is not None:
         trace = _recorded(options)
     else:
@@ -129,7 +131,7 @@ def _recorded(options: argparse.Namespace) -> StepTrace:
 
 
 def _from_machine(options: argparse.Namespace) -> StepTrace:
-    from ..costs import load_costs
+    from ..costs import costs_on
     from ..trace import cuda_trace, host_trace
     from ..trace.record import Recipe
     from ..trace.steps import config_arguments, parse_step, step_of
@@ -150,7 +152,7 @@ def _from_machine(options: argparse.Namespace) -> StepTrace:
     batch = step_of(sequences)
     runner.step(batch)  # the first step touches memory for the first time
     title = _title(options.model or "SmolLM2-135M-Instruct", options)
-    costs = load_costs("h100")  # of the host machine it only says what L2 would hold
+    costs = costs_on(runner.device)  # of the host machine it only says what L2 would hold
     if runner.device == "cuda":
         trace = cuda_trace(runner.core, batch, costs, title)
     else:

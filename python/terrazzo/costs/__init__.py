@@ -1,5 +1,5 @@
 """What instructions cost on a device: files, and fitting them to traces."""
 
-from .device_costs import DeviceCosts, known_devices, load_costs
+from .device_costs import DeviceCosts, costs_on, known_devices, load_costs
 
-__all__ = ["DeviceCosts", "known_devices", "load_costs"]
+__all__ = ["DeviceCosts", "costs_on", "known_devices", "load_costs"]

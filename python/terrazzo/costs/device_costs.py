@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FOLDER = Path(__file__).parent
+STAND_IN = "h100"  # for devices whose costs are not known
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +108,19 @@ def load_costs(name: str) -> DeviceCosts:
             f"[costs] {name}: expected a cost file or one of {', '.join(known_devices())}"
         )
     return DeviceCosts.from_json(path.read_text(), name)
+
+
+def costs_on(machine: str) -> DeviceCosts:
+    """The costs of `cuda`'s first GPU, which is known by its name; those of an H100 on a GPU of
+    another name, as a line in the log says, and on `host`."""
+    if machine == "host":
+        return load_costs(STAND_IN)
+    from .._core import cuda_device
+
+    name = cuda_device().name
+    for known in known_devices():
+        costs = load_costs(known)
+        if costs.device == name:
+            return costs
+    _log.info("costs: of %s, as there are none of %s", STAND_IN, name)
+    return load_costs(STAND_IN)

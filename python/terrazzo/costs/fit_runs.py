@@ -147,7 +147,8 @@ def fit_runs(
 ) -> dict[str, float]:
     """Values that bring simulated and measured times together. Kinds that no run has keep what
     `start` says, but for those of `ALIKE`. `store_lags`: by kind, ns from the consumers' end to
-    the storers'."""
+    the storers'. ValueError where the simulator does not get through all runs with the values
+    of `start`."""
     values = dict(start.values)
     for kind, lag in (store_lags or {}).items():
         values[f"{kind}.store_fixed_ns"] = max(lag - values["store_latency_ns"], 0.0)
@@ -158,6 +159,12 @@ def fit_runs(
         excess = [run.ns * -error for run, error in zip(ends, run_errors(costs, ends), strict=True)]
         values["launch_ns"] = max(values["launch_ns"] + float(np.median(excess)), 0.0)
     search = _Search(DeviceCosts(start.device, start.source, start.calibrated, values))
+    if math.isinf(search.loss(search.values, SHARED, runs)):
+        # Where a loss is infinite, so are those of all values near: no step of the search helps.
+        raise ValueError(
+            "[calibrate] expected start values with which every run can be simulated: the "
+            "simulator makes no progress with these"
+        )
     by_kind: dict[str, list[TimedRun]] = {}
     for run in runs:
         for kind in sorted(kinds_of(run.programs)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import time
@@ -19,6 +20,7 @@ from bench import torch_tp_step
 from bench.model_sizes import HEAD_DIM, LLAMA_70B, Sizes
 from bench.rank_processes import ENVIRONMENT, RanksFailed, run_ranks
 from bench.torch_step import Parts
+from bench.torch_tp_bench import Bench, Plan
 from bench.torch_tp_layers import Alone, Group, ShareStep, ShareWeights, share_of, slice_of
 from bench.torch_tp_step import rows_of
 from bench.torch_tp_table import table
@@ -124,6 +126,66 @@ def test_program(
     assert len(report["notes"]) == 1
     assert report["notes"][0].startswith("symmetric memory omitted: ")
     assert capfd.readouterr().out.endswith(table(report) + "\n")
+
+
+class Scaled(Group):
+    """Sums that are off by a factor."""
+
+    name = "scaled"
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(CPU)
+        self.factor = factor
+
+    def reduce(self, partial: torch.Tensor) -> torch.Tensor:
+        return super().reduce(partial) * self.factor
+
+
+def check_and_measure(rank: int, join: Callable[[], None], folder: Path) -> None:
+    """Sound sums; one rank's off by about a rounding; all of them wrong; no numbers."""
+    join()
+    bench = Bench(Plan(SIZES, 2, (), 1, 0.0, False, "cpu", folder / "report.json"), rank)
+    step = ShareStep(ShareWeights(SIZES, 2, rank, CPU), ROWS, LOGIT_ROWS)
+    messages = []
+    for factor in (1.0, 1.004 if rank == 1 else 1.0, 2.0, math.nan):
+        try:
+            bench.check(step, Parts(), Scaled(factor))
+            messages.append("")
+        except RuntimeError as error:
+            messages.append(str(error))
+    bench.times_ms = lambda run: [9.0 - rank, 1.0 + rank, 1.0 + rank]  # type: ignore[method-assign]
+    share_ms = bench.measure(step, Parts())["share_ms"]
+    (folder / f"{rank}.json").write_text(json.dumps([messages, share_ms]))
+
+
+def test_checks_see_wrong_sums_and_the_slowest_rank_counts(tmp_path: Path) -> None:
+    run_ranks(check_and_measure, 2, (tmp_path,), device="cpu", limit_s=LIMIT_S)
+    for rank in range(2):
+        (sound, differing, wrong, no_number), share_ms = json.loads(
+            (tmp_path / f"{rank}.json").read_text()
+        )
+        assert sound == ""
+        assert differing == "scaled: the ranks differ in their residuals"
+        assert wrong.startswith("scaled: 0.")
+        assert wrong.endswith(" away from sums in float32")
+        assert no_number == "scaled: nan away from sums in float32"
+        assert share_ms == [8.0, 2.0, 2.0]
+
+
+def write_environment(rank: int, join: Callable[[], None], folder: Path) -> None:
+    del join
+    (folder / f"{rank}.json").write_text(json.dumps(dict(os.environ)))
+
+
+def test_multicast_is_off_whatever_the_caller_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NCCL_NVLS_ENABLE", "1")
+    monkeypatch.setenv("TORCH_SYMM_MEM_DISABLE_MULTICAST", "0")
+    run_ranks(write_environment, 1, (tmp_path,), device="cpu", limit_s=LIMIT_S)
+    seen = json.loads((tmp_path / "0.json").read_text())
+    assert seen["NCCL_NVLS_ENABLE"] == "0"
+    assert seen["TORCH_SYMM_MEM_DISABLE_MULTICAST"] == "1"
 
 
 def fail_on_the_second(rank: int, join: Callable[[], None]) -> None:

@@ -43,8 +43,14 @@ def test_throughput_then_its_steps(tmp_path: Path, capsys: pytest.CaptureFixture
     assert record["sum_of_steps_s"] > 0
     (note,) = record["notes"]
     assert note.startswith(f"{result['steps']} recorded steps take")
+    assert note.endswith(f" s: all {len(record['results'])} shapes of them measured")
     assert record["steps_without_room"] == 0
     assert "sample" not in record
+    everything = ["--repeats=1", f"--sample={result['steps']}"]
+    record, _ = bench(tmp_path, "steps", f"--shapes-of={recorded}", *everything)
+    assert "sample" not in record
+    (note,) = record["notes"]
+    assert note.endswith(f" s: all {len(record['results'])} shapes of them measured")
     options = [f"--shapes-of={recorded}", "--repeats=1", "--sample=5", "--seed=2"]
     record, _ = bench(tmp_path, "steps", *options)
     sample = record["sample"]
@@ -55,7 +61,7 @@ def test_throughput_then_its_steps(tmp_path: Path, capsys: pytest.CaptureFixture
     (note,) = record["notes"]
     assert note.startswith(f"{result['steps']} recorded steps take")
     assert "standard error" in note
-    assert "5 drawn at random, long ones more often (seed 2)" in note
+    assert "5 drawn at random with replacement, long ones more often (seed 2)" in note
 
 
 def test_a_machine_without_room_for_recorded_steps(
@@ -84,7 +90,16 @@ def test_a_machine_without_room_for_recorded_steps(
         )
     )
     assert record["sum_of_steps_s"] > whole / 10
-    assert "WARNING: the machine had no room for" in capsys.readouterr().out
+    total, warning = record["notes"]
+    assert total.endswith("shapes of them measured but those below")
+    assert warning.startswith("WARNING: the machine had no room for")
+    assert "standard error" not in warning
+    assert warning in capsys.readouterr().out
+    record, _ = bench(tmp_path, "steps", *options, "--kv-pages=8", "--sample=9", "--seed=1")
+    assert 0 < record["steps_without_room"] < 9
+    warning = record["notes"][1]
+    assert f"for {record['steps_without_room']} of these 9 steps" in warning
+    assert warning.endswith("; the standard error leaves out what that is off by")
 
 
 def test_grid(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ def test_the_woven_order(capsys: pytest.CaptureFixture[str]) -> None:
         (["--simulate", "h100", "--shape", "x"], "expected one of llama-3.1-8b"),
         (["--simulate", "h100", "--step", "1"], "expected COUNT@CONTEXT"),
         ([*SIMULATE[1:], "--layers", "3:1"], "expected FIRST:LAST or all"),
+        (["--order", "woven"], "--order woven: only for a step that is simulated"),
+        (["--order", "woven", *SIMULATE[1:], "--recorded", "x"], "--order woven: only for a step"),
     ],
 )
 def test_bad_options(options: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +15,15 @@ pytest.importorskip("terrazzo._core", reason="needs the compiled extension")
 
 from unit.model.devices import needs_gpu_speed
 
+from terrazzo._core import Error, OrderPlanner
 from terrazzo.bench.step_shapes import RecordedStep
 from terrazzo.bench.steps import build_step, fill_pages
 from terrazzo.cli.main import main
 from terrazzo.costs import load_costs
 from terrazzo.runner import ModelRunner, arrays_of
 from terrazzo.step import StepInput
+from terrazzo.trace.steps import limits_of, parse_step, shape_of
+from terrazzo.trace.steps import step_of as step_of_counts
 
 DEVICES = ("host", pytest.param("cuda", marks=[pytest.mark.t2_gpu, needs_gpu_speed]))
 CONFIG = replace(small_config(), num_layers=4)
@@ -41,7 +47,12 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def runner_of(
-    order: str, costs: str = "h100", *, gpus: int = 1, device: str = "host"
+    order: str,
+    costs: str | None = "h100",
+    *,
+    gpus: int = 1,
+    device: str = "host",
+    max_sequences: int = 400,
 ) -> ModelRunner:
     return ModelRunner(
         RandomCheckpoint(CONFIG),
@@ -54,7 +65,7 @@ def runner_of(
         max_model_len=256,
         num_pages=1000,
         max_batch_tokens=512,
-        max_sequences=400,
+        max_sequences=max_sequences,
     )
 
 
@@ -87,6 +98,19 @@ def test_no_bit_depends_on_the_order(costs: str, device: str, gpus: int) -> None
     assert orders[3] == orders[0]
 
 
+def test_by_default_costs_are_those_of_the_machine(
+    costs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_machines = {"host": load_costs(costs)}
+    monkeypatch.setattr("terrazzo.costs.costs_on", of_machines.__getitem__)
+    orders = []
+    for given in (None, "h100"):
+        runner = runner_of("planned", given)
+        orders.append(runner.order_of(step_of(runner, DECODES)))
+    assert orders[0].startswith("1:")
+    assert orders[1] == "plain"
+
+
 def test_a_planned_step_is_sound(costs: str) -> None:
     """To the verifier, and on the machine that checks each access."""
     from terrazzo._core import Lateness, StepOrder
@@ -105,8 +129,6 @@ def test_a_planned_step_is_sound(costs: str) -> None:
 
 
 def test_classes_of_steps_are_planned_once(costs: str) -> None:
-    from terrazzo._core import OrderPlanner
-
     runner = runner_of("layers")
     model = load_costs(costs).model()
     planner = OrderPlanner(runner.core.shape, runner.core.limits, model, num_sms=4)
@@ -119,8 +141,52 @@ def test_classes_of_steps_are_planned_once(costs: str) -> None:
     assert planner.num_classes == 2
 
 
+def test_a_planner_at_work_holds_up_only_who_asks_it() -> None:
+    """Not every thread of the interpreter, while one of them asks for the number of classes."""
+    batch = step_of_counts(parse_step("1024@511"))
+    shape = shape_of("llama-3.2-1b", 1, None)
+    planner = OrderPlanner(shape, limits_of(batch), load_costs("h100").model(), num_sms=132)
+    asks = threading.Event()
+    end_s = 0.0
+
+    def plan() -> None:
+        nonlocal end_s
+        planner.plan(arrays_of(batch))
+        end_s = time.monotonic()
+
+    def ask() -> None:
+        asks.set()
+        assert planner.num_classes == 1
+
+    with ThreadPoolExecutor() as pool:
+        begin_s = time.monotonic()
+        work = [pool.submit(plan)]
+        time.sleep(0.02)  # the planner has begun
+        work.append(pool.submit(ask))
+        asks.wait()
+        time.sleep(0.02)  # the other thread waits for it
+        awake_s = time.monotonic()
+        for future in work:
+            future.result()
+    assert awake_s - begin_s < (end_s - begin_s) / 2
+
+
+def test_errors_of_a_planner(costs: str) -> None:
+    """A step beyond the limits, and costs that the simulator makes no progress with."""
+    runner = runner_of("layers")
+    shape, limits = runner.core.shape, runner.core.limits
+    arrays = arrays_of(step_of(runner, DECODES))
+    known = load_costs(costs)
+    few = runner_of("layers", max_sequences=200).core.limits
+    with pytest.raises(Error, match="sequences"):
+        OrderPlanner(shape, few, known.model(), num_sms=4).plan(arrays)
+    far = replace(known, values=known.values | {"signal_ns": known.values["signal_ns"] * 1e11})
+    with pytest.raises(Error, match="no progress"):
+        OrderPlanner(shape, limits, far.model(), num_sms=4).plan(arrays)
+
+
 def test_orders_by_name() -> None:
-    from terrazzo._core import Error, StepOrder
+    from terrazzo._core import StepOrder
 
     runner = runner_of("layers")
     arrays = arrays_of(step_of(runner, DECODES))

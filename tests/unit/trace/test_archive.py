@@ -181,6 +181,13 @@ def test_a_candidate_that_the_simulator_cannot_run_is_not_taken(
     assert np.isfinite(run_errors(replace(costs, values=values), runs)).all()
 
 
+def test_start_values_that_the_simulator_cannot_run(folder: Path, costs: DeviceCosts) -> None:
+    runs = timed_runs(read_archive(folder).runs["fit"])[:1]
+    far = costs.values | {"signal_ns": costs.values["signal_ns"] * float(np.exp(25))}
+    with pytest.raises(ValueError, match="expected start values with which every run"):
+        fit_runs(replace(costs, values=far), runs)
+
+
 def test_other_errors_of_the_simulator_end_the_fit(
     folder: Path, costs: DeviceCosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from unit.trace.conftest import LAYERS, simulated
 
-from terrazzo.costs import DeviceCosts, known_devices, load_costs
+from terrazzo.costs import DeviceCosts, costs_on, known_devices, load_costs
 from terrazzo.costs.fit import (
     SLOTS,
     STAGES,
@@ -26,6 +28,26 @@ from terrazzo.trace.record import Recipe
 from terrazzo.trace.steps import shape_arguments
 
 STEPS = ("300@200", "64@900", "1x512@0,30@64", "700@64")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "expected"),
+    [("NVIDIA H200", "h200"), ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H300", "h100")],
+)
+def test_the_costs_of_a_gpu(
+    gpu: str, expected: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("terrazzo._core.cuda_device", lambda: SimpleNamespace(name=gpu))
+    caplog.set_level(logging.INFO, "terrazzo.costs")
+    assert costs_on("cuda") == load_costs(expected)
+    reasons = ["costs: of h100, as there are none of NVIDIA H300"]
+    assert caplog.messages == (reasons if gpu == "NVIDIA H300" else [])
+
+
+def test_the_costs_of_the_host_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU is asked."""
+    monkeypatch.delattr("terrazzo._core.cuda_device")
+    assert costs_on("host") == load_costs("h100")
 
 
 @pytest.mark.parametrize("name", known_devices())
