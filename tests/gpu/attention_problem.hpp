@@ -76,12 +76,9 @@ class Problem {
     return bad_queries_.contains(query) || token_of(query) >= first_bad_token_;
   }
 
-  /// Whether a bad value lies behind the query's token in the same page: no query sees it, but on
-  /// the GPU the page is multiplied as a whole, and zero times it is NaN.
-  bool is_beside_bad_value(uint32_t query) const {
-    return has_bad_value_ && !is_reached(query) &&
-           first_bad_token_ / kPageTokens == token_of(query) / kPageTokens;
-  }
+  /// Whether the query does not see the bad value, but a later one of its unit does: on the GPU all
+  /// rows of a tile are multiplied by whole pages, and zero times a bad value is NaN.
+  bool is_beside_bad_value(uint32_t query) const { return has_bad_value_ && !is_reached(query); }
 
   /// Two machines of which each is within the bound of the exact result; for values of usual size,
   /// so before they are spoiled. A huge one adds as much of its own.
