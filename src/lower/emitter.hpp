@@ -59,7 +59,9 @@ class Emitter {
       if (sum.signalled != target || target == 0) [[unlikely]] {
         fail_unequal(emitted.instruction_, target, sum.signalled);
       }
-      sum.waited_for = target;
+      if (sum.waited_for == 0) {  // sums only grow: the first wait's is the least
+        sum.waited_for = target;
+      }
     }
     emitted.instruction_.waits[emitted.num_waits_++] = {first, static_cast<uint16_t>(count), 0,
                                                         target};

@@ -74,7 +74,8 @@ std::string describe(uint32_t row, uint32_t column, float seen, float wanted) {
 /// Relative to what is wanted; NaN and infinities must be the same ones.
 bool near(float seen, float wanted, double tolerance) {
   return same_float(seen, wanted) ||
-         std::fabs(double{seen} - wanted) <= tolerance * std::fabs(double{wanted});
+         (std::isfinite(wanted) &&
+          std::fabs(double{seen} - wanted) <= tolerance * std::fabs(double{wanted}));
 }
 
 /// rcp.approx and rsqrt.approx, a unit in the last place each or two (PTX), and two roundings.

@@ -2,8 +2,9 @@
 // the same degree; equal bits under random delays; signals that never come.
 //
 // test_ranks [seed] [repeats of each step] [degree, or 0 for all] [real] [small]
-// test_ranks illegal VICTIM [real]    loses a GPU; the first form runs this one as processes of
-// their own real: every rank has a GPU of its own; degrees that there are no GPUs for are left out.
+// test_ranks illegal VICTIM [real]    loses a GPU; the first form runs this one in other processes
+//
+// real: every rank has a GPU of its own; degrees that there are no GPUs for are left out.
 // small: tiny models, few steps and no faults, for runs without a GPU or under a sanitizer.
 #include <chrono>
 #include <cstdio>

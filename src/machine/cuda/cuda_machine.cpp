@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <climits>
 #include <cstring>
+#include <exception>
 #include <sstream>
 
 #include "lower/lower.hpp"
@@ -93,7 +94,7 @@ PinnedMemory pinned_bytes(uint64_t bytes, int value) {
 }
 
 /// What went wrong with one of several GPUs.
-MachineError of_gpu(uint32_t gpu, const MachineError& error) {
+MachineError of_gpu(uint32_t gpu, const std::exception& error) {
   return MachineError("gpu " + std::to_string(gpu) + ": " + error.what());
 }
 
@@ -111,7 +112,10 @@ class StepErrors {
   MachineError worst() const {
     const Error& named =
         *std::min_element(errors_.begin(), errors_.end(), [](const Error& a, const Error& b) {
-          return a.slot->furthest_behind() < b.slot->furthest_behind();
+          const StepProgress of_a = a.slot->furthest_behind();
+          const StepProgress of_b = b.slot->furthest_behind();
+          return of_a.begun != of_b.begun ? of_a.begun
+                                          : of_a < of_b;  // who ran nothing did nothing
         });
     std::string text = of_gpu(named.gpu, named.error).what();
     for (const Error& other : errors_) {
@@ -263,7 +267,7 @@ void CudaMachine::launch_all() {
       device.use();
       launch_megakernel(params[launched], num_sms_, device.stream());
     }
-  } catch (const MachineError& error) {
+  } catch (const std::exception& error) {  // a lack of memory too
     // Those that run wait for one that never will: they are told so, the watchdog need not.
     for (uint32_t i = 0; i < launched; ++i) {
       devices_[i]->stop(one_);

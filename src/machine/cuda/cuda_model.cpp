@@ -265,6 +265,10 @@ StepOutputs CudaModel::collect(uint64_t number) {
       std::rethrow_exception(device_error);
     }
     parts.machine.check_ended(flight.slot);
+    const bool is_void = parts.in_flight.empty() || parts.in_flight.front().number != number;
+    if (is_void) {
+      throw MachineError("[collect] a step that was submitted meanwhile failed: this one is void");
+    }
   } catch (...) {
     parts.in_flight.clear();
     parts.num_sampled = 0;

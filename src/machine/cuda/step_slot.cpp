@@ -52,7 +52,7 @@ std::string StepSlot::last_instructions() const {
     for (uint32_t sm = 0; sm < num_sms_; ++sm) {
       const uint32_t position = last_claims(i)[sm];
       if (position >= host_programs_[i].queue_size()) {
-        continue;  // none yet, or it had come to the queue's end
+        continue;  // none yet
       }
       const QueuePlace place = place_of(host_programs_[i], position);
       out << "\n  gpu " << first_rank_ + i << " sm " << sm << ": "

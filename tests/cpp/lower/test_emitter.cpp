@@ -94,6 +94,8 @@ TERRAZZO_TEST(a_signal_after_a_wait_is_found) {
   emitter.check_targets();
   signal(emitter, act, 2, emitter.own());
   CHECK_THROWS(emitter.check_targets(), "ACT[1]: a wait found a sum of 4, later it was 8");
+  wait(emitter, act);  // another one that finds the whole sum does not mend the first
+  CHECK_THROWS(emitter.check_targets(), "ACT[1]: a wait found a sum of 4, later it was 8");
 }
 
 TERRAZZO_TEST(layers_add_as_much_as_the_prologue) {
